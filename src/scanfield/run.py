@@ -1,0 +1,122 @@
+"""One run: where it writes, where it computes, from which seeds, and who watches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scanfield.data.write import write_atomically
+from scanfield.errors import InputError
+
+Observer = Callable[[dict[str, Any]], None]
+
+
+@dataclass(eq=False)
+class Run:
+    """Everything a fit needs that is not data: no module touches a global seed, device or folder.
+
+    Args:
+        folder: where results, log and resume state go; None keeps everything in memory.
+        device: where tensors live.
+        seed: every generator is derived from it.
+        resume: whether stages found in `folder` are continued.
+        observers: called with every log event (progress bars, live views).
+    """
+
+    folder: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+    resume: bool = False
+    observers: tuple[Observer, ...] = ()
+    stop: threading.Event = field(default_factory=threading.Event)
+    warnings: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    _generators: dict[str, torch.Generator] = field(default_factory=dict)
+
+    def generator(self, name: str) -> torch.Generator:
+        """The CPU generator called `name`, seeded from the run's seed and the name; the same object every time."""
+        if name not in self._generators:
+            digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
+            self._generators[name] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return self._generators[name]
+
+    def generator_states(self) -> dict[str, torch.Tensor]:
+        return {name: generator.get_state() for name, generator in self._generators.items()}
+
+    def restore_generators(self, states: dict[str, torch.Tensor]) -> None:
+        for name, state in states.items():
+            self.generator(name).set_state(state)
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Appends one event to log.jsonl and tells the observers."""
+        if self.folder is not None:
+            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+        for observer in self.observers:
+            observer(event)
+
+    def rewrite_log(self, stage: str, history: list[dict[str, Any]]) -> None:
+        """Replaces a stage's lines in log.jsonl: after a kill the file may be ahead of the checkpoint."""
+        if self.folder is None or not (self.folder / "log.jsonl").is_file():
+            return
+        lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _stage(line) not in (stage, _CUT_OFF)]
+        text = "".join(line + "\n" for line in [*kept, *map(json.dumps, history)])
+        with write_atomically(self.folder / "log.jsonl") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def warn(self, message: str) -> None:
+        """Keeps a warning for the table, the report and the terminal."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            for observer in self.observers:
+                observer({"warning": message})
+
+    def timed(self, name: str) -> _Timer:
+        """Context manager that adds the seconds spent inside to `timings[name]`."""
+        return _Timer(self, name)
+
+
+_CUT_OFF = object()
+
+
+def _stage(line: str) -> object:
+    """The stage a log line belongs to; a line that a kill cut off in the middle is no JSON."""
+    try:
+        return json.loads(line).get("stage")
+    except (ValueError, AttributeError):
+        return _CUT_OFF
+
+
+class _Timer:
+    def __init__(self, run: Run, name: str) -> None:
+        self.run, self.name = run, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.run.timings[self.name] = self.run.timings.get(self.name, 0.0) + time.perf_counter() - self.start
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto', 'cpu' or 'cuda' -> a device that exists.
+
+    Raises:
+        InputError: CUDA was asked for and is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"unknown device '{name}'", fix="use auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("no CUDA device is available", fix="use --device cpu, or install a CUDA build of torch")
+    return torch.device(name)
