@@ -1,0 +1,122 @@
+"""Derivatives of fields with respect to world coordinates, by automatic differentiation.
+
+Notation: f maps world points x (n points, w columns: x, y, z in mm, then further axes) to values (n, c), every point for
+itself; `axes` are the columns of x to differentiate by, k of them. With the three spatial columns, the default, a
+gradient is in value per mm and a Laplacian in value per mm^2, whatever scaling the field uses inside. A field on a slice
+does not change along the slice's normal, so its gradient lies in the slice and its Laplacian is the slice's own.
+
+Every function returns the values, then the derivatives it needed on its way, then the one it is named after. Results
+can be differentiated again, with respect to the parameters and to x; under `torch.no_grad()` they carry no graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+SPATIAL_AXES = (0, 1, 2)
+
+
+def value_and_gradient(
+    f: Function, x: Float[Tensor, "*n w"], *, axes: Sequence[int] = SPATIAL_AXES
+) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n k"]]:
+    """f(x) and grad f(x) of a scalar field.
+
+    Raises:
+        ValueError: the field has several channels (use `jacobian`).
+    """
+    record = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = _tracked(x)
+        value = f(x)
+        if value.shape[-1] != 1:
+            raise ValueError(f"a gradient needs one channel, the field has {value.shape[-1]}: use jacobian")
+        gradient = _by(value[..., 0], x, axes, record)
+    return _released(record, value, gradient)
+
+
+def jacobian(
+    f: Function, x: Float[Tensor, "*n w"], *, axes: Sequence[int] = SPATIAL_AXES
+) -> tuple[Float[Tensor, "*n c"], Float[Tensor, "*n c k"]]:
+    """f(x) and J with J[..., i, j] = d f_i / d x_j."""
+    record = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = _tracked(x)
+        value = f(x)
+        rows = [_by(value[..., i], x, axes, record, keep=True) for i in range(value.shape[-1])]
+    return _released(record, value, torch.stack(rows, dim=-2))
+
+
+def divergence(
+    f: Function, x: Float[Tensor, "*n w"], *, axes: Sequence[int] = SPATIAL_AXES
+) -> tuple[Float[Tensor, "*n c"], Float[Tensor, "*n"]]:
+    """f(x) and div f(x) = sum_i d f_i / d x_i of a field with as many channels as `axes`."""
+    value, matrix = jacobian(f, x, axes=axes)
+    if matrix.shape[-2] != matrix.shape[-1]:
+        raise ValueError(f"a divergence needs one channel per axis, got {matrix.shape[-2]} for {matrix.shape[-1]} axes")
+    return value, matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def laplacian(
+    f: Function, x: Float[Tensor, "*n w"], *, axes: Sequence[int] = SPATIAL_AXES
+) -> tuple[Float[Tensor, "*n c"], Float[Tensor, "*n c k"], Float[Tensor, "*n c"]]:
+    """f(x), its Jacobian, and for every channel the sum of second derivatives along `axes`."""
+    record = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = _tracked(x)
+        value, first = jacobian(f, x, axes=axes)
+        parts = []
+        for i in range(value.shape[-1]):
+            second = [_by(first[..., i, j], x, [axis], record, keep=True) for j, axis in enumerate(axes)]
+            parts.append(torch.cat(second, dim=-1).sum(-1))
+    return _released(record, value, first, torch.stack(parts, dim=-1))
+
+
+def hessian(
+    f: Function, x: Float[Tensor, "*n w"], *, axes: Sequence[int] = SPATIAL_AXES
+) -> tuple[Float[Tensor, "*n c"], Float[Tensor, "*n c k"], Float[Tensor, "*n c k k"]]:
+    """f(x), its Jacobian, and for every channel the symmetric matrix of second derivatives."""
+    record = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = _tracked(x)
+        value, first = jacobian(f, x, axes=axes)
+        channels = []
+        for i in range(value.shape[-1]):
+            rows = [_by(first[..., i, j], x, axes, record, keep=True) for j in range(len(axes))]
+            channels.append(torch.stack(rows, dim=-2))
+    return _released(record, value, first, torch.stack(channels, dim=-3))
+
+
+def determinant(matrix: Float[Tensor, "*n k k"]) -> Float[Tensor, "*n"]:
+    """Determinants of 1x1, 2x2 or 3x3 matrices, written out: smooth and twice differentiable also where singular."""
+    if matrix.shape[-1] != matrix.shape[-2] or not 1 <= matrix.shape[-1] <= 3:
+        raise ValueError(f"expected 1x1, 2x2 or 3x3 matrices, got {tuple(matrix.shape[-2:])}")
+    rows = matrix.unbind(-2)
+    if len(rows) == 3:
+        return (rows[0] * torch.linalg.cross(rows[1], rows[2])).sum(-1)
+    if len(rows) == 2:
+        return rows[0][..., 0] * rows[1][..., 1] - rows[0][..., 1] * rows[1][..., 0]
+    return matrix[..., 0, 0]
+
+
+def _tracked(x: Tensor) -> Tensor:
+    """x itself where it is already part of a graph (learned poses, warps), else a copy that can be differentiated by."""
+    return x if x.requires_grad else x.detach().requires_grad_()
+
+
+def _by(values: Tensor, x: Tensor, axes: Sequence[int], record: bool, *, keep: bool = False) -> Tensor:
+    """d values / d x[..., axes] point by point: the points are independent, so one backward pass of the sum does."""
+    if not values.requires_grad:
+        return x.new_zeros((*values.shape, len(axes)))
+    (full,) = torch.autograd.grad(
+        values.sum(), x, create_graph=record, retain_graph=record or keep, materialize_grads=True
+    )
+    return full[..., list(axes)]
+
+
+def _released(record: bool, *results: Tensor) -> tuple[Tensor, ...]:
+    return results if record else tuple(result.detach() for result in results)
