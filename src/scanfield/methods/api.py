@@ -1,0 +1,144 @@
+"""The file system is the registry: a method is a module with a card beside it. No torch in here.
+
+`discover()` reads the cards of this package and of every module named in the entry-point group `scanfield.methods`;
+`load(name)` imports one method. A method module defines
+
+    Config                                   frozen dataclass; Config() is the published setting,
+                                             Config.fast() minutes and Config.tiny() seconds on a CPU
+    build(config, spec) -> Module            the untrained field
+    fit(config, data, run, *, held_out=None, prior=None) -> Reconstruction
+    render(result, grid) -> Tensor           the method's image on any grid, (n0, n1, n2[, c])
+    predict(result, data) -> Tensor          what the result says the measurements (or voxels) of `data` should be
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from scanfield.errors import InputError, ScanfieldError, nearest
+
+TASKS = ("reconstruction", "segmentation", "registration", "dose", "compression", "synthesis")
+_REQUIRED = {
+    "name": str,
+    "label": str,
+    "title": str,
+    "authors": str,
+    "year": int,
+    "venue": str,
+    "task": str,
+    "accepts": list,
+}
+_REQUIRED |= {"summary": str, "choose_when": str, "choose_not_when": str, "bibtex": str}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a method is, from the TOML front matter of its card; `text` is the Markdown below it."""
+
+    name: str
+    label: str
+    title: str
+    authors: str
+    year: int
+    venue: str
+    task: str
+    accepts: tuple[str, ...]
+    summary: str
+    choose_when: str
+    choose_not_when: str
+    bibtex: str
+    text: str
+    module: str
+    doi: str = ""
+    arxiv: str = ""
+
+    @property
+    def link(self) -> str:
+        if self.doi:
+            return f"https://doi.org/{self.doi}"
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
+
+    @property
+    def citation(self) -> str:
+        return f"{self.authors}. {self.title}. {self.venue}, {self.year}."
+
+
+def read_card(path: Path, module: str) -> Card:
+    """Parses a card: TOML between two lines `+++`, then Markdown.
+
+    Raises:
+        ScanfieldError: the card is malformed; names the key.
+    """
+    text = path.read_text(encoding="utf-8")
+    parts = text.split("+++\n", 2)
+    if len(parts) != 3 or parts[0].strip():
+        raise ScanfieldError(f"{path}: a card starts with TOML between two lines '+++'")
+    try:
+        facts: dict[str, Any] = tomllib.loads(parts[1])
+    except tomllib.TOMLDecodeError as error:
+        raise ScanfieldError(f"{path}: {error}") from None
+    for key, kind in _REQUIRED.items():
+        if not isinstance(facts.get(key), kind):
+            raise ScanfieldError(f"{path}: the card needs '{key}' ({kind.__name__})")
+    unknown = set(facts) - set(_REQUIRED) - {"doi", "arxiv"}
+    if unknown:
+        raise ScanfieldError(f"{path}: unknown card keys {sorted(unknown)}")
+    if facts["task"] not in TASKS:
+        raise ScanfieldError(f"{path}: task must be one of {', '.join(TASKS)}")
+    if facts["name"] != path.stem:
+        raise ScanfieldError(f"{path}: the card's name '{facts['name']}' differs from its file name")
+    return Card(**{**facts, "accepts": tuple(facts["accepts"])}, text=parts[2].strip(), module=module)
+
+
+@cache
+def discover() -> dict[str, Card]:
+    """All methods by name: those of this package, then those of installed packages. Imports no method."""
+    cards: dict[str, Card] = {}
+    here = Path(__file__).parent
+    for path in sorted(here.glob("*/*.md")):
+        module = f"{__package__}.{path.parent.name}.{path.stem}"
+        cards[path.stem] = read_card(path, module)
+    for point in entry_points(group="scanfield.methods"):
+        found = importlib.util.find_spec(point.value)
+        if found is None or found.origin is None:
+            raise ScanfieldError(f"the entry point '{point.name}' names a module that does not exist: {point.value}")
+        card = read_card(Path(found.origin).with_suffix(".md"), point.value)
+        if card.name in cards:
+            raise ScanfieldError(f"two methods are called '{card.name}': {cards[card.name].module} and {point.value}")
+        cards[card.name] = card
+    return cards
+
+
+def card(name: str) -> Card:
+    """The card of one method.
+
+    Raises:
+        InputError: unknown name (the nearest is named).
+    """
+    cards = discover()
+    if name not in cards:
+        raise InputError(f"unknown method '{name}'{nearest(name, cards)}", fix="`scanfield list` shows all methods")
+    return cards[name]
+
+
+def load(name: str) -> Any:
+    """Imports a method's module (see `scanfield.tasks.result.Method` for what it defines)."""
+    return importlib.import_module(card(name).module)
+
+
+def check_accepts(name: str, kind: str) -> None:
+    """Raises `InputError` if the method does not take this kind of data, naming those that do."""
+    if kind in card(name).accepts:
+        return
+    others = [c.name for c in discover().values() if kind in c.accepts]
+    raise InputError(
+        f"method '{name}' does not take data of kind '{kind}'; it takes {', '.join(card(name).accepts)}",
+        fix=f"methods for '{kind}': {', '.join(others) or 'none yet'}",
+    )

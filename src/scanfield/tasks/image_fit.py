@@ -1,0 +1,348 @@
+"""From an image to a judged field: fit, render, rivals on the same voxels, numbers, files, report.
+
+A method for images also defines `supervision(config)`: 'values', 'gradient' or 'laplacian' of the image, or the
+'surface' of a mask. It decides what can be held out and who the rivals are:
+
+    values      5 % of the voxels are kept from every row of the table; interpolation along grid lines
+    gradient, laplacian   the image itself is never seen; Poisson equation
+    surface     marching cubes of the mask is the reference; the mask's distance transform and a smoothed mask
+
+A method with surface supervision defines `surface_mesh(result) -> Mesh`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from scanfield.baselines.lines import fill_missing
+from scanfield.baselines.poisson import from_gradient, from_laplacian
+from scanfield.data.meshes import write_mesh
+from scanfield.data.scan import Scan
+from scanfield.errors import InputError, ScanfieldError
+from scanfield.fields.shape import mask_mesh, object_mask, signed_distance, volume_mesh
+from scanfield.methods import api
+from scanfield.methods.config import to_json
+from scanfield.metrics.image import compare, psnr_db, rmse
+from scanfield.metrics.surface import surface_distance
+from scanfield.operators.differences import discrete_laplacian, sobel_gradient
+from scanfield.operators.resample import covered, resample
+from scanfield.report.build import build_report
+from scanfield.run import Run
+from scanfield.space.grid import Grid
+from scanfield.space.mesh import Mesh
+from scanfield.tasks.folder import Picture, facts_of, write_pictures, write_record
+from scanfield.tasks.reconstruction import Outcome
+from scanfield.tasks.result import Reconstruction
+from scanfield.tasks.table import Column, Kind, Row, Table
+
+HELD_OUT_FRACTION = 0.05
+SECONDS = Column(key="seconds", label="time", unit="s", better="", digits=1)
+
+
+def fit_image(
+    data: Scan,
+    method: str,
+    config: Any,
+    run: Run,
+    *,
+    preset: str = "fast",
+    holdout_fraction: float | None = None,
+    baselines: Literal["none", "fast", "all"] = "fast",
+    reference: Scan | None = None,
+    grid: Grid | None = None,
+    prior: Any = None,
+    request: dict[str, Any] | None = None,
+) -> Outcome:
+    """Fits a field to an image, to its derivatives, or to the surface of a mask.
+
+    Args:
+        data: the image; of one channel.
+        method: name of the method; must accept images.
+        config: its configuration.
+        run: seeds, device, folder. With a folder everything is written there (see `tasks.folder`).
+        preset: which preset `config` started from, for the record.
+        holdout_fraction: share of the voxels kept from the fit and from the rivals; by default 5 % where values are
+            fitted. Only for values.
+        baselines: whether to run the rivals; all of them take seconds.
+        reference: a better image of the same object in the same unit (for instance without noise), to judge against.
+        grid: output grid; by default the image's own. Numbers always refer to the image's own voxels.
+        request: what was asked for, kept in run.json.
+
+    Raises:
+        InputError: the method does not take images, the image cannot be fitted this way, or the reference lies elsewhere.
+    """
+    api.check_accepts(method, data.kind)
+    module = api.load(method)
+    supervision = module.supervision(config)
+    if data.values.ndim != 3:
+        raise InputError("an image of one channel is expected", where=data.source, fix="extract one channel")
+    if supervision != "values" and holdout_fraction:
+        raise InputError(
+            f"voxels can only be held out where values are fitted, not the {supervision}", fix="leave out the hold-out"
+        )
+    if supervision == "surface" and reference is not None:
+        raise InputError("a surface is judged against the mask itself", fix="leave out the reference")
+    share = HELD_OUT_FRACTION if holdout_fraction is None and supervision == "values" else holdout_fraction or 0.0
+    fitted, held_out = hold_out(data, share, run.generator("held-out voxels"))
+    grid = data.grid if grid is None else grid
+    facts = facts_of(run, method, preset, to_json(config), request or {})
+    if run.folder is not None:
+        write_record(run.folder, facts)
+
+    with run.timed("fit"):
+        result: Reconstruction = module.fit(config, fitted, run, held_out=held_out, prior=prior)
+    result.provenance = {k: facts[k] for k in ("command", "inputs", "seed", "versions", "created")}
+    rivals = baselines != "none" and not run.stop.is_set()
+    label = api.card(method).label
+    if supervision == "surface":
+        return _surface_outcome(result, module, data, grid, run, facts, label, rivals)
+
+    own = {method: module.predict(result, data)}
+    kinds: dict[str, tuple[str, Kind]] = {method: (label, "method")}
+    if rivals:
+        for name, text in _rivals(supervision).items():
+            run.event({"baseline": text})
+            with run.timed(name):
+                own[name] = _rival(name, fitted, data)
+            kinds[name] = (text, "baseline")
+    table = _image_table(own, kinds, fitted, held_out, data, run)
+    pictures = []
+    for name, values in own.items():
+        if not grid.same_as(data.grid):
+            values = module.render(result, grid) if name == method else resample(values, data.grid, grid)
+        pictures.append(Picture(name, *kinds[name], values))
+    shown = data.values.float() if grid.same_as(data.grid) else resample(data.values.float(), data.grid, grid)
+    pictures.append(Picture("image", "image", "reference", shown))
+    if reference is not None:
+        _score_reference(table, own, reference, data, run)
+    outcome = Outcome(result, grid, pictures, table, run.folder)
+    if run.folder is not None:
+        _write(run, facts, outcome, data.unit, _image_notes(supervision))
+    return outcome
+
+
+def hold_out(data: Scan, fraction: float, generator: torch.Generator) -> tuple[Scan, Scan | None]:
+    """(the image with a mask of the voxels to fit, the same with a random share of them held out, or None for 0).
+
+    Raises:
+        InputError: the fraction is not in [0, 1), or leaves no voxel on one of the sides.
+    """
+    if not 0 <= fraction < 1:
+        raise InputError(f"the fraction of voxels to hold out must be in [0, 1), got {fraction}")
+    if fraction == 0:
+        return data, None
+    inside = torch.ones(data.grid.shape, dtype=torch.bool) if data.mask is None else data.mask
+    drawn = inside & (torch.rand(data.grid.shape, generator=generator) < fraction)
+    if not drawn.any() or not (inside & ~drawn).any():
+        raise InputError(f"holding out {fraction:g} of {int(inside.sum())} voxels leaves none on one side")
+    return replace(data, mask=inside & ~drawn), replace(data, mask=drawn)
+
+
+# Images -------------------------------------------------------------------------------------------------------------
+
+
+def _rivals(supervision: str) -> dict[str, str]:
+    if supervision == "values":
+        return {"linear": "linear interpolation", "cubic": "cubic interpolation"}
+    return {f"poisson-{supervision}": f"Poisson equation from the {supervision}"}
+
+
+def _rival(name: str, fitted: Scan, data: Scan) -> Tensor:
+    values = data.values.float()
+    if name == "poisson-gradient":
+        image = from_gradient(sobel_gradient(values, data.grid), data.grid)
+        return image - image.mean() + values.mean()
+    if name == "poisson-laplacian":
+        image = from_laplacian(discrete_laplacian(values, data.grid), data.grid)
+        return image - image.mean() + values.mean()
+    known = torch.ones(data.grid.shape, dtype=torch.bool) if fitted.mask is None else fitted.mask
+    return fill_missing(values, known, data.grid, kind="linear" if name == "linear" else "cubic")
+
+
+def _image_table(
+    images: dict[str, Tensor],
+    kinds: dict[str, tuple[str, Kind]],
+    fitted: Scan,
+    held_out: Scan | None,
+    data: Scan,
+    run: Run,
+) -> Table:
+    truth = data.values.float()
+    peak = float(truth.max() - truth.min())
+    about = f"data range {peak:.4g} {data.unit}"
+    where = "all voxels" if fitted.mask is None else f"{int(fitted.mask.sum())} voxels of the fit"
+    table = Table([Column("psnr_db:fitted", "PSNR, fitted", "dB", "higher", f"{where}, {about}")])
+    table.add_column(Column("ssim:image", "SSIM", "", "higher", "all voxels", 3))
+    if held_out is not None and held_out.mask is not None:
+        note = f"{int(held_out.mask.sum())} voxels no row has seen, {about}"
+        table.add_column(Column("psnr_db:held-out", "PSNR, held out", "dB", "higher", note))
+        table.add_column(Column("rmse:held-out", "RMSE, held out", data.unit, "lower", "", 3))
+    table.add_column(SECONDS)
+    for name, image in images.items():
+        label, kind = kinds[name]
+        seconds = run.timings["fit"] if kind == "method" else run.timings[name]
+        values = {"ssim:image": compare(image, truth, None, peak).ssim, "seconds": seconds}
+        if kind == "method" or held_out is None:  # interpolation keeps the voxels it was given
+            values["psnr_db:fitted"] = psnr_db(image, truth, fitted.mask, peak)
+        if held_out is not None:
+            values["psnr_db:held-out"] = psnr_db(image, truth, held_out.mask, peak)
+            values["rmse:held-out"] = rmse(image, truth, held_out.mask)
+        table.rows.append(Row(name, label, kind, values))
+    return table
+
+
+def _score_reference(table: Table, images: dict[str, Tensor], reference: Scan, data: Scan, run: Run) -> None:
+    values, mask = reference.values.float(), None
+    if not reference.grid.same_as(data.grid):
+        mask = covered(reference.grid, data.grid)
+        if not mask.any():
+            raise InputError("the reference and the image do not overlap", where=reference.source)
+        values = resample(values, reference.grid, data.grid)
+        run.warn("the reference lies on another grid and was resampled onto the image's")
+    peak = compare(values, values, mask).data_range
+    table.add_column(
+        Column("psnr_db:reference", "PSNR vs reference", "dB", "higher", f"data range {peak:.4g} {data.unit}")
+    )
+    for row in table.rows:
+        row.values["psnr_db:reference"] = psnr_db(images[row.name], values, mask, peak)
+
+
+def _image_notes(supervision: str) -> list[str]:
+    if supervision == "values":
+        return []
+    notes = [f"Only the {supervision} was fitted. The constant it leaves open was set by the image's mean."]
+    if supervision == "laplacian":
+        notes.append("A Laplacian also leaves every harmonic function open: slow shading may be wrong.")
+    return notes
+
+
+# Surfaces -----------------------------------------------------------------------------------------------------------
+
+
+def _surface_outcome(
+    result: Reconstruction,
+    module: Any,
+    data: Scan,
+    grid: Grid,
+    run: Run,
+    facts: dict[str, Any],
+    label: str,
+    rivals: bool,
+) -> Outcome:
+    mask = object_mask(data)
+    reference = mask_mesh(mask, data.grid)
+    with run.timed("render"):
+        meshes: dict[str, tuple[str, Kind, Mesh]] = {}
+        try:
+            meshes[result.method] = (label, "method", module.surface_mesh(result))
+        except ScanfieldError as error:
+            run.warn(str(error))
+        images = {result.method: module.predict(result, data)}
+    if rivals:
+        with run.timed("distance-transform"):
+            distance = signed_distance(mask, data.grid)
+            images["distance-transform"] = distance
+            meshes["distance-transform"] = ("distance transform", "baseline", _closed_mesh(distance, data.grid))
+        with run.timed("smoothed-mask"):
+            sigma = min(data.grid.spacing_mm) / np.asarray(data.grid.spacing_mm)
+            soft = torch.from_numpy(0.5 - gaussian_filter(mask.numpy().astype(np.float32), sigma))
+            if float(soft.min()) < 0:
+                meshes["smoothed-mask"] = ("smoothed mask", "baseline", _closed_mesh(soft, data.grid))
+    table = _surface_table(meshes, reference, run, result)
+    pictures = [
+        Picture(
+            name,
+            f"{'distance transform' if name != result.method else label}, signed distance",
+            "method" if name == result.method else "baseline",
+            values
+            if grid.same_as(data.grid)
+            else (module.render(result, grid) if name == result.method else resample(values, data.grid, grid)),
+        )
+        for name, values in images.items()
+    ]
+    outcome = Outcome(result, grid, pictures, table, run.folder)
+    if run.folder is not None:
+        for name, (_, kind, mesh) in {**meshes, "mask": ("mask", "baseline", reference)}.items():
+            stem = "surface" if kind == "method" else f"surface-{name}"
+            write_mesh(run.folder / f"{stem}.ply", mesh)
+            write_mesh(run.folder / f"{stem}.surf.gii", mesh)
+        _write(
+            run, facts, outcome, "mm", ["Signed distances are negative inside. Surfaces: *.ply, *.surf.gii (mm, RAS+)."]
+        )
+    return outcome
+
+
+def _closed_mesh(values: Tensor, grid: Grid) -> Mesh:
+    """The zero level of an image that is continued as outside, so that the surface closes at the image's border."""
+    outside = float(values.abs().max()) or 1.0
+    padded = torch.nn.functional.pad(values, (1, 1) * 3, value=outside)
+    affine = grid.affine.copy()
+    affine[:3, 3] -= grid.affine[:3, :3] @ np.ones(3)
+    n0, n1, n2 = padded.shape
+    return volume_mesh(padded, Grid((n0, n1, n2), affine))
+
+
+def _surface_table(
+    meshes: dict[str, tuple[str, Kind, Mesh]], reference: Mesh, run: Run, result: Reconstruction
+) -> Table:
+    table = Table()
+    for name, (label, kind, mesh) in meshes.items():
+        distance = surface_distance(mesh, reference, run.generator("surface samples"))
+        seconds = run.timings["fit"] + run.timings["render"] if name == result.method else run.timings[name]
+        change = 100 * (mesh.volume_mm3 / reference.volume_mm3 - 1)
+        table.rows.append(
+            Row(
+                name,
+                label,
+                kind,
+                {
+                    "chamfer_mm": distance.chamfer_mm,
+                    "hausdorff95_mm": distance.hausdorff95_mm,
+                    "volume_percent": change,
+                    "components": mesh.components,
+                    "euler": mesh.euler_number,
+                    "closed": float(mesh.closed),
+                    "seconds": seconds,
+                },
+            )
+        )
+        floor = distance.floor_mm
+    about = "against marching cubes of the mask, itself a staircase of half a voxel"
+    note = f"{about}; sampling floor {floor:.3g} mm" if meshes else about
+    shape = f"the mask has {reference.components} components, Euler number {reference.euler_number}"
+    table.columns = [
+        Column("chamfer_mm", "chamfer", "mm", "lower", note, 3),
+        Column("hausdorff95_mm", "Hausdorff 95 %", "mm", "lower", "", 3),
+        Column("volume_percent", "volume change", "%", "", f"of {reference.volume_mm3:.4g} mm^3"),
+        Column("components", "components", "", "", shape, 0),
+        Column("euler", "Euler number", "", "", "", 0),
+        Column("closed", "watertight", "", "", "1: every edge joins two faces", 0),
+        SECONDS,
+    ]
+    return table
+
+
+def _write(run: Run, facts: dict[str, Any], outcome: Outcome, unit: str, notes: list[str]) -> None:
+    assert run.folder is not None
+    outcome.result.save(run.folder / "field.safetensors")
+    shown = outcome.pictures[-1].values.float().flatten()
+    shown = shown[:: max(1, shown.numel() // 100_000)]
+    facts |= {
+        "unit": unit,
+        "timings": run.timings,
+        "warnings": run.warnings,
+        "notes": notes,
+        "status": "interrupted" if run.stop.is_set() else "complete",
+        "table": outcome.table.to_json(),
+        "images": write_pictures(run.folder, outcome.pictures, outcome.grid, unit),
+        "measurements": None,
+        "display": {"window": [float(shown.quantile(0.01)), float(shown.quantile(0.995))]},
+    }
+    write_record(run.folder, facts)
+    build_report(run.folder)

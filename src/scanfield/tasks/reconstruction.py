@@ -1,0 +1,263 @@
+"""From projections to a judged image: fit, render, rivals on the same data, numbers, files, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from scanfield.baselines.ct import BASELINES
+from scanfield.data.attenuation import attenuation
+from scanfield.data.hounsfield import MU_WATER_PER_MM
+from scanfield.data.measurement import Measurement
+from scanfield.data.scan import Scan
+from scanfield.data.write import write_atomically
+from scanfield.errors import InputError
+from scanfield.methods import api
+from scanfield.methods.config import to_json
+from scanfield.metrics.image import compare
+from scanfield.metrics.measurement import residual
+from scanfield.operators.fbp import filtered_backprojection
+from scanfield.operators.fov import field_of_view
+from scanfield.operators.resample import covered, resample
+from scanfield.operators.siddon import project_voxels
+from scanfield.operators.views import dense_geometry
+from scanfield.operators.voxel import VoxelProjector
+from scanfield.report.build import build_report
+from scanfield.run import Run
+from scanfield.space.grid import Grid
+from scanfield.space.projection import ProjectionGeometry
+from scanfield.tasks.folder import Picture, facts_of, write_pictures, write_record
+from scanfield.tasks.result import Reconstruction, render_field
+from scanfield.tasks.table import Column, Row, Table
+
+Baselines = Literal["none", "fast", "all"]
+DENSE_VIEWS = 720  # of the dense-view FBP reference
+RANKING = (
+    "The ranking depends on the reference. The dense-view FBP is what the same scanner would show with many noise-free "
+    "views: it shares its last step, and its blur, with every row that ends in an FBP. The reference image is the "
+    "object itself. Both are given; neither alone is the truth about a method."
+)
+
+HELD_OUT = Column(
+    key="held_out",
+    label="held-out residual",
+    unit="1",
+    better="lower",
+    digits=4,
+    note="RMS of predicted minus measured line integrals on views no row has seen; contains the scan's own noise",
+)
+SECONDS = Column(key="seconds", label="time", unit="s", better="", digits=1)
+
+
+@dataclass(eq=False)
+class Outcome:
+    """What `reconstruct` returns: the result, the images on one grid, the numbers, and the folder if there is one."""
+
+    result: Reconstruction
+    grid: Grid
+    pictures: list[Picture]
+    table: Table
+    folder: Path | None
+
+
+def reconstruct(
+    data: Measurement[ProjectionGeometry],
+    method: str,
+    config: Any,
+    run: Run,
+    *,
+    preset: str = "fast",
+    holdout_views: int | None = None,
+    baselines: Baselines = "fast",
+    reference: Scan | None = None,
+    grid: Grid | None = None,
+    prior: Any = None,
+    request: dict[str, Any] | None = None,
+) -> Outcome:
+    """Reconstructs projections with a method and its classical rivals.
+
+    Args:
+        data: the scan.
+        method: name of the method; must accept `data.kind`.
+        config: its configuration.
+        run: seeds, device, folder. With a folder everything is written there (see `tasks.folder`).
+        preset: which preset `config` started from, for the record.
+        holdout_views: views kept from every row of the table to judge it; by default 5 % of them, at least one.
+        baselines: which rivals to run: 'none', 'fast' (seconds) or 'all'.
+        reference: the true image, in HU or 1/mm (see `data.attenuation`), resampled where it lies on another grid.
+        grid: output grid; by default the scan's own.
+        request: what was asked for, kept in run.json.
+
+    Raises:
+        InputError: the method does not take this data, or the reference does not overlap with the scan.
+    """
+    api.check_accepts(method, data.kind)
+    module = api.load(method)
+    grid = data.acquisition.volume if grid is None else grid
+    views = data.acquisition.views
+    if holdout_views is None:
+        holdout_views = round(max(1, views / 20)) if views >= 10 else 0
+    fitted, held_out = data.hold_out(holdout_views)
+    truth = None if reference is None else attenuation(reference)
+    placed = None if truth is None else _placed(truth, grid, run)
+    facts = facts_of(run, method, preset, to_json(config), request or {})
+    if run.folder is not None:
+        write_record(run.folder, facts)
+
+    with run.timed("fit"):
+        result: Reconstruction = module.fit(config, fitted, run, held_out=held_out, prior=prior)
+    result.provenance = {k: facts[k] for k in ("command", "inputs", "seed", "versions", "created")}
+    pictures, table = [], Table([HELD_OUT, SECONDS] if held_out else [SECONDS])
+    label = api.card(method).label
+    with run.timed("render"):
+        image = module.render(result, grid)
+    pictures.append(Picture(method, label, "method", image))
+    table.rows.append(Row(method, label, "method", {"seconds": run.timings["fit"] + run.timings["render"]}))
+    if module.render is not render_field:
+        name = f"{method}-field"
+        pictures.append(Picture(name, f"{label} field", "read-out", render_field(result, grid)))
+        table.rows.append(Row(name, f"{label} field", "read-out", {"seconds": run.timings["fit"]}))
+    for name, baseline in BASELINES.items():
+        if baselines == "all" or (baselines == "fast" and baseline.fast):
+            if run.stop.is_set():
+                break
+            run.event({"baseline": baseline.label})
+            with run.timed(name):
+                values = baseline.reconstruct(fitted, grid)
+            pictures.append(Picture(name, baseline.label, "baseline", values))
+            table.rows.append(Row(name, baseline.label, "baseline", {"seconds": run.timings[name]}))
+
+    if held_out is not None:
+        _score_residuals(table, pictures, result, module, held_out, grid)
+    if truth is not None and placed is not None:
+        pictures += _score_images(table, pictures, truth, placed, data, grid, run)
+    outcome = Outcome(result, grid, pictures, table, run.folder)
+    if run.folder is not None:
+        _write(run, facts, outcome, module, data, held_out)
+    return outcome
+
+
+def _placed(truth: Scan, grid: Grid, run: Run) -> Tensor:
+    """The reference on the output grid; says so when it had to be resampled.
+
+    Raises:
+        InputError: less than half of the grid lies inside the reference.
+    """
+    if truth.grid.same_as(grid):
+        return truth.values
+    share = float(covered(truth.grid, grid).float().mean())
+    if share < 0.5:
+        raise InputError(
+            f"the reference covers only {100 * share:.0f} % of the reconstruction's grid",
+            where=truth.source,
+            fix="give the reference of this very scan; both carry their position in the affine",
+        )
+    run.note(
+        f"The reference lies on another grid ({_size(truth.grid)}) and was resampled onto the output's ({_size(grid)})."
+    )
+    return resample(truth.values, truth.grid, grid)
+
+
+def _size(grid: Grid) -> str:
+    return f"{'x'.join(map(str, grid.shape))} at {'x'.join(f'{s:.3g}' for s in grid.spacing_mm)} mm"
+
+
+def _score_residuals(
+    table: Table,
+    pictures: Sequence[Picture],
+    result: Reconstruction,
+    module: Any,
+    held_out: Measurement[ProjectionGeometry],
+    grid: Grid,
+) -> None:
+    """Every image is projected by the same voxel projector; a field is also asked for its own line integrals."""
+    projector = VoxelProjector(held_out.acquisition, grid)
+    for row, picture in zip(table.rows, pictures, strict=True):
+        own = row.kind == "read-out" or (row.kind == "method" and module.render is render_field)
+        predicted = module.predict(result, held_out) if own else projector.apply(picture.values)
+        row.values[HELD_OUT.key] = residual(predicted, held_out.values).rms
+
+
+def _score_images(
+    table: Table,
+    pictures: Sequence[Picture],
+    truth: Scan,
+    placed: Tensor,
+    data: Measurement[ProjectionGeometry],
+    grid: Grid,
+    run: Run,
+) -> list[Picture]:
+    """PSNR, SSIM, NRMSE against the reference and against the FBP of a dense, noise-free scan of it."""
+    mask = field_of_view(data.acquisition, grid) & covered(truth.grid, grid)
+    factor = max(1, round(DENSE_VIEWS / data.acquisition.views))
+    dense = dense_geometry(data.acquisition, factor)
+    sinogram = project_voxels(truth.values, truth.grid, dense)
+    references = [
+        Picture("reference", "reference", "reference", placed),
+        Picture("dense-fbp", f"{dense.views}-view FBP", "reference", filtered_backprojection(sinogram, dense, grid)),
+    ]
+    run.note(RANKING)
+    for target in references:
+        first = compare(placed, target.values, mask)
+        about = f"inside the field of view ({first.mask_voxels} voxels), data range {first.data_range:.4g} 1/mm"
+        table.add_column(Column(f"psnr_db:{target.name}", f"PSNR vs {target.label}", "dB", "higher", about))
+        table.add_column(Column(f"ssim:{target.name}", f"SSIM vs {target.label}", "", "higher", "", 3))
+        table.add_column(Column(f"nrmse:{target.name}", f"NRMSE vs {target.label}", "", "lower", "", 3))
+        for row, picture in zip(table.rows, pictures, strict=True):
+            numbers = compare(picture.values, target.values, mask)
+            row.values |= {
+                f"psnr_db:{target.name}": numbers.psnr_db,
+                f"ssim:{target.name}": numbers.ssim,
+                f"nrmse:{target.name}": numbers.nrmse,
+            }
+    return references
+
+
+def _write(
+    run: Run,
+    facts: dict[str, Any],
+    outcome: Outcome,
+    module: Any,
+    data: Measurement[ProjectionGeometry],
+    held_out: Measurement[ProjectionGeometry] | None,
+) -> None:
+    assert run.folder is not None
+    predicted = module.predict(outcome.result, data)
+    with write_atomically(run.folder / "measurements.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file, measured=data.values.numpy(), predicted=predicted.numpy(), angles_deg=data.acquisition.angles_deg
+        )
+    views: list[int] = []
+    if held_out is not None:
+        angles = data.acquisition.angles_deg.tolist()
+        views = [angles.index(a) for a in held_out.acquisition.angles_deg.tolist()]
+    outcome.result.save(run.folder / "field.safetensors")
+    facts |= {
+        "unit": outcome.result.spec.unit,
+        "timings": run.timings,
+        "warnings": run.warnings,
+        "notes": run.notes,
+        "status": "interrupted" if run.stop.is_set() else "complete",
+        "table": outcome.table.to_json(),
+        "images": write_pictures(run.folder, outcome.pictures, outcome.grid, outcome.result.spec.unit),
+        "measurements": {"file": "measurements.npz", "held_out_views": views, "unit": data.unit},
+        "display": {"window": _window(outcome.pictures)},
+    }
+    write_record(run.folder, facts)
+    build_report(run.folder)
+
+
+def _window(pictures: Sequence[Picture]) -> list[float]:
+    """A soft-tissue window for attenuation images that show water-like tissue, the data's own range otherwise."""
+    shown = next((p for p in pictures if p.kind == "reference"), pictures[0]).values
+    low, high = 0.75 * MU_WATER_PER_MM, 1.3 * MU_WATER_PER_MM
+    if float(((shown > low) & (shown < high)).float().mean()) > 0.1:
+        return [low, high]
+    flat = shown.flatten()
+    flat = flat[:: max(1, flat.numel() // 100_000)]
+    return [float(flat.quantile(0.01)), float(flat.quantile(0.995))]
