@@ -26,12 +26,16 @@ SCHEMA = 1
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image that belongs to a run: the method's, its field's, a rival's or a reference's."""
+    """An image that belongs to a run: the method's, its field's, a rival's or a reference's.
+
+    `note` completes a sentence about a reference: 'against the 720-view FBP, <note>, ...'.
+    """
 
     name: str
     label: str
     kind: Literal["method", "read-out", "baseline", "reference"]
     values: Tensor
+    note: str = ""
 
 
 def open_folder(folder: Path, *, resume: bool, force: bool) -> None:
@@ -105,5 +109,6 @@ def write_pictures(folder: Path, pictures: list[Picture], grid: Grid, unit: str)
     for picture in pictures:
         file = f"{picture.name}.nii.gz"
         write_nifti(folder / file, picture.values, grid, unit=unit)
-        records.append({"name": picture.name, "label": picture.label, "kind": picture.kind, "file": file})
+        record = {"name": picture.name, "label": picture.label, "kind": picture.kind, "file": file}
+        records.append(record | ({"note": picture.note} if picture.note else {}))
     return records

@@ -75,7 +75,7 @@ def fit_image(
         request: what was asked for, kept in run.json.
 
     Raises:
-        InputError: the method does not take images, the image cannot be fitted this way, or the reference lies elsewhere.
+        InputError: the method does not take images, this image cannot be fitted so, or the reference lies elsewhere.
     """
     api.check_accepts(method, data.kind)
     module = api.load(method)
@@ -187,8 +187,9 @@ def _image_table(
     for name, image in images.items():
         label, kind = kinds[name]
         seconds = run.timings["fit"] if kind == "method" else run.timings[name]
-        values = {"ssim:image": compare(image, truth, None, peak).ssim, "seconds": seconds}
+        values = {"seconds": seconds}
         if kind == "method" or held_out is None:  # interpolation keeps the voxels it was given
+            values["ssim:image"] = compare(image, truth, None, peak).ssim
             values["psnr_db:fitted"] = psnr_db(image, truth, fitted.mask, peak)
         if held_out is not None:
             values["psnr_db:held-out"] = psnr_db(image, truth, held_out.mask, peak)

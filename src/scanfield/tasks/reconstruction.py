@@ -77,6 +77,7 @@ def reconstruct(
     reference: Scan | None = None,
     grid: Grid | None = None,
     prior: Any = None,
+    scan_facts: dict[str, Any] | None = None,
     request: dict[str, Any] | None = None,
 ) -> Outcome:
     """Reconstructs projections with a method and its classical rivals.
@@ -91,6 +92,7 @@ def reconstruct(
         baselines: which rivals to run: 'none', 'fast' (seconds) or 'all'.
         reference: the true image, in HU or 1/mm (see `data.attenuation`), resampled where it lies on another grid.
         grid: output grid; by default the scan's own.
+        scan_facts: what else is known about the scan, for the report; `mu_water_per_mm` adds HU to its captions.
         request: what was asked for, kept in run.json.
 
     Raises:
@@ -105,7 +107,7 @@ def reconstruct(
     fitted, held_out = data.hold_out(holdout_views)
     truth = None if reference is None else attenuation(reference)
     placed = None if truth is None else _placed(truth, grid, run)
-    facts = facts_of(run, method, preset, to_json(config), request or {})
+    facts = facts_of(run, method, preset, to_json(config), request or {}) | {"facts": scan_facts or {}}
     if run.folder is not None:
         write_record(run.folder, facts)
 
@@ -245,11 +247,16 @@ def _write(
         "status": "interrupted" if run.stop.is_set() else "complete",
         "table": outcome.table.to_json(),
         "images": write_pictures(run.folder, outcome.pictures, outcome.grid, outcome.result.spec.unit),
-        "measurements": {"file": "measurements.npz", "held_out_views": views, "unit": data.unit},
+        "measurements": {"file": "measurements.npz", "held_out_views": views, "unit": data.unit} | _column_mm(data),
         "display": {"window": _window(outcome.pictures)},
     }
     write_record(run.folder, facts)
     build_report(run.folder)
+
+
+def _column_mm(data: Measurement[ProjectionGeometry]) -> dict[str, float]:
+    detector = data.acquisition.detector
+    return {"column_spacing_mm": detector.spacing[1]} if detector.kind == "flat" else {}
 
 
 def _window(pictures: Sequence[Picture]) -> list[float]:

@@ -136,9 +136,14 @@ class Reconstruction:
             InputError: truncated, altered or newer file, unknown method, or weights that do not fit the configuration.
         """
         tensors, facts = load_state(path, kind=KIND, schema=SCHEMA)
-        module = api.load(facts["method"])
-        config = from_json(module.Config, facts["config"], where=f"{path}: config")
-        spec = Spec.from_json(facts["spec"])
+        try:
+            name, settings, provenance = str(facts["method"]), facts["config"], facts["provenance"]
+            spec = Spec.from_json(facts["spec"])
+            logs = [FitLog(**log) for log in facts["logs"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the field file's header was altered: {error}", where=str(path)) from None
+        module = api.load(name)
+        config = from_json(module.Config, settings, where=f"{path}: config")
         model: nn.Module = module.build(config, spec)
         weights = {name.removeprefix("field/"): t for name, t in tensors.items() if name.startswith("field/")}
         try:
@@ -146,11 +151,11 @@ class Reconstruction:
         except RuntimeError as error:
             raise InputError(f"the weights do not fit the field's configuration: {error}", where=str(path)) from None
         return Reconstruction(
-            method=facts["method"],
+            method=name,
             config=config,
             spec=spec,
             field=model.to(device),
             tensors={name.removeprefix("tensor/"): t for name, t in tensors.items() if name.startswith("tensor/")},
-            logs=[FitLog(**log) for log in facts["logs"]],
-            provenance=facts["provenance"],
+            logs=logs,
+            provenance=provenance,
         )
