@@ -47,7 +47,9 @@ def test_the_ray_through_a_points_pixel_meets_the_point(beam, kind, vectors):
 
 
 def test_the_axis_projects_to_the_middle_at_the_given_distance():
-    geometry = ProjectionGeometry("fan", np.array([0.0, 77.0]), Detector("flat", (1, 9), (1.0, 2.0)), VOLUME, 300.0, 500.0)
+    geometry = ProjectionGeometry(
+        "fan", np.array([0.0, 77.0]), Detector("flat", (1, 9), (1.0, 2.0)), VOLUME, 300.0, 500.0
+    )
     pixels = detector_pixels(geometry, torch.zeros(1, 3))
     assert torch.allclose(pixels.column, torch.tensor(4.0), atol=1e-5)
     assert torch.allclose(pixels.row, torch.tensor(0.0), atol=1e-5)
@@ -69,7 +71,9 @@ def test_field_of_view_is_the_inscribed_disc_of_a_parallel_scan():
 def test_field_of_view_of_a_fan_is_the_disc_its_outermost_rays_touch():
     """The ray at fan angle g passes the axis at a distance R sin g."""
     grid = Grid.centred((80, 80, 1), 1.0)
-    geometry = ProjectionGeometry("fan", np.arange(0, 360, 1.0), Detector("arc", (1, 40), (1.0, 0.25)), grid, 300.0, 500.0)
+    geometry = ProjectionGeometry(
+        "fan", np.arange(0, 360, 1.0), Detector("arc", (1, 40), (1.0, 0.25)), grid, 300.0, 500.0
+    )
     radius = 300 * np.sin(np.deg2rad(5.0))
     reach = torch.hypot(*grid.points()[:, :2].T)
     seen = field_of_view(geometry, grid).reshape(-1)

@@ -103,13 +103,17 @@ def test_an_oblique_volume_gives_the_same_numbers_as_an_upright_one():
     affine[:3, :3] = turn * np.sign(np.linalg.det(turn))
     affine[:3, 3] = [5.0, 6.0, 7.0]
     moved = Scan(block().values, block().grid.moved(affine), unit="1/mm")
-    assert torch.allclose(simulate_ct(moved, CtScanOptions(views=3, bins=31, bin_mm=1.0)).values, upright.values, atol=1e-5)
+    assert torch.allclose(
+        simulate_ct(moved, CtScanOptions(views=3, bins=31, bin_mm=1.0)).values, upright.values, atol=1e-5
+    )
 
 
 def test_hounsfield_units_become_attenuation_and_air_nothing():
     values = torch.full((8, 8, 1), -1000.0)
     values[2:6, 2:6] = 0.0
-    scan = simulate_ct(Scan(values, Grid.centred((8, 8, 1), 1.0), unit="HU"), CtScanOptions(views=1, bins=3, bin_mm=0.1))
+    scan = simulate_ct(
+        Scan(values, Grid.centred((8, 8, 1), 1.0), unit="HU"), CtScanOptions(views=1, bins=3, bin_mm=0.1)
+    )
     assert float(scan.values[0, 0, 1]) == pytest.approx(4 * MU_WATER_PER_MM, rel=1e-5)
 
 

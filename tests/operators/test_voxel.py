@@ -129,7 +129,9 @@ def test_a_disc_weighs_its_chord_whatever_the_voxel_size(beam, spacing_mm):
     chord = 2 * mu * (radius**2 - s**2).clamp(min=0).sqrt()
     assert float(chord.max()) == pytest.approx(2 * radius * mu, rel=1e-3)
     well_inside = s < 0.8 * radius
-    assert torch.allclose(VoxelProjector(geometry, grid).apply(disc)[well_inside].double(), chord[well_inside], rtol=0.02)
+    assert torch.allclose(
+        VoxelProjector(geometry, grid).apply(disc)[well_inside].double(), chord[well_inside], rtol=0.02
+    )
 
 
 @pytest.mark.parametrize("beam", ["parallel", "fan"])
@@ -159,14 +161,18 @@ def test_a_single_slice_fills_its_thickness():
     thick = Grid.centred((10, 10, 1), (1.0, 1.0, 8.0))
     ones = torch.ones(thick.shape)
     for row_mm, seen in ((3.0, True), (5.0, False)):
-        geometry = ProjectionGeometry("parallel", np.zeros(1), Detector("flat", (1, 3), (1.0, 1.0), (row_mm, 0.0)), thick)
+        geometry = ProjectionGeometry(
+            "parallel", np.zeros(1), Detector("flat", (1, 3), (1.0, 1.0), (row_mm, 0.0)), thick
+        )
         assert float(VoxelProjector(geometry, thick).apply(ones)[0, 0, 1]) == pytest.approx(10.0 if seen else 0.0)
 
 
 def test_sums_and_norm():
     geometry = scan("fan", "flat", UPRIGHT, np.eye(4))
     projector = VoxelProjector(geometry, UPRIGHT)
-    matrix = torch.stack([projector.apply(e.reshape(UPRIGHT.shape)).reshape(-1) for e in torch.eye(UPRIGHT.size)], dim=1)
+    matrix = torch.stack(
+        [projector.apply(e.reshape(UPRIGHT.shape)).reshape(-1) for e in torch.eye(UPRIGHT.size)], dim=1
+    )
     rows, columns = projector.sums()
     assert torch.allclose(rows.reshape(-1), matrix.sum(dim=1), rtol=1e-4, atol=1e-4)
     assert torch.allclose(columns.reshape(-1), matrix.sum(dim=0), rtol=1e-4, atol=1e-4)

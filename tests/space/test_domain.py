@@ -134,3 +134,21 @@ def test_from_json_refuses_nonsense(change):
     del facts["axes"]
     with pytest.raises(InputError):
         Domain.from_json(facts)
+
+
+def test_clamp_gives_the_nearest_point_of_an_oblique_box():
+    lattice = grid()
+    box = Domain.of_grid(lattice)
+    generator = torch.Generator().manual_seed(0)
+    index = 40 * torch.rand(500, 3, generator=generator, dtype=torch.float64) - 15
+    nearest = torch.minimum(index.clamp(min=-0.5), torch.tensor(lattice.shape) - 0.5)
+    affine = torch.tensor(lattice.affine)
+    x, expected = (i @ affine[:3, :3].T + affine[:3, 3] for i in (index, nearest))
+    torch.testing.assert_close(box.clamp(x), expected, atol=1e-9, rtol=0)
+    assert bool(box.inside(box.clamp(x)).all())
+
+
+def test_clamp_leaves_the_axes_a_slice_does_not_have():
+    flat = Domain.of_grid(Grid((4, 6, 1), np.eye(4)))
+    x = torch.tensor([[100.0, 2.0, 7.0], [1.0, 2.0, -9.0]])
+    torch.testing.assert_close(flat.clamp(x), torch.tensor([[3.5, 2.0, 7.0], [1.0, 2.0, -9.0]]))

@@ -19,7 +19,9 @@ ANGLES = np.array([0.0, 30.0, 90.0, 200.0])
 SYSTEMS = [("parallel", "flat"), ("fan", "flat"), ("fan", "arc"), ("cone", "flat"), ("cone", "arc")]
 
 
-def geometry(beam="parallel", kind="flat", shape=(3, 5), spacing=(3.0, 2.0), offset=(0.5, -1.0), **more) -> ProjectionGeometry:
+def geometry(
+    beam="parallel", kind="flat", shape=(3, 5), spacing=(3.0, 2.0), offset=(0.5, -1.0), **more
+) -> ProjectionGeometry:
     if beam != "parallel":
         more = {"source_to_axis_mm": 200.0, "source_to_detector_mm": 300.0} | more
     return ProjectionGeometry(beam, ANGLES, Detector(kind, shape, spacing, offset), VOLUME, **more)
@@ -182,7 +184,12 @@ def test_one_view_one_bin_and_no_ray():
 
 def test_a_source_inside_the_volume_sees_only_what_lies_before_it():
     of = ProjectionGeometry(
-        "fan", np.array([0.0]), Detector("flat", (1, 1), (1.0, 1.0)), VOLUME, source_to_axis_mm=5.0, source_to_detector_mm=9.0
+        "fan",
+        np.array([0.0]),
+        Detector("flat", (1, 1), (1.0, 1.0)),
+        VOLUME,
+        source_to_axis_mm=5.0,
+        source_to_detector_mm=9.0,
     )
     samples = march(of.rays(torch.tensor([0])), Domain.of_grid(VOLUME), 10)
     assert samples.weight.sum().item() == pytest.approx(25.0, rel=1e-5)  # from y = -5 to the box's end at y = 20
@@ -268,7 +275,12 @@ def test_vectors_without_rays_are_refused(beam, name):
         {"frame": np.diag([1, 1, 2.0, 1]).tolist()},
         {"frame": [[1, 0, 0, float("inf")], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]},
         {"u_mm": [[1, 0, 0]] * 4},
-        {"source_mm": [[0, 1, 0]] * 4, "detector_centre_mm": [[1, 1, 0]] * 4, "u_mm": [[1, 0, 0]] * 3, "v_mm": [[0, 0, 1]] * 4},
+        {
+            "source_mm": [[0, 1, 0]] * 4,
+            "detector_centre_mm": [[1, 1, 0]] * 4,
+            "u_mm": [[1, 0, 0]] * 3,
+            "v_mm": [[0, 0, 1]] * 4,
+        },
     ],
     ids=str,
 )

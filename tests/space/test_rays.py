@@ -137,7 +137,9 @@ def test_the_line_integral_is_in_mm_whatever_the_box_its_scaling_and_the_count(s
     centre = torch.tensor(lattice.centre_mm)
     rays = random_rays(50)
     rays = Rays(rays.origin * 3 + centre, rays.direction)
-    rays = Rays(rays.origin, torch.nn.functional.normalize(centre + random_rays(50, 1).direction * 4 - rays.origin, dim=-1))
+    rays = Rays(
+        rays.origin, torch.nn.functional.normalize(centre + random_rays(50, 1).direction * 4 - rays.origin, dim=-1)
+    )
     samples = march(rays, box, count)
     values = torch.exp(-(samples.x - centre).square().sum(-1) / (2 * 5.0**2))
     found = (values * samples.weight).sum(-1)

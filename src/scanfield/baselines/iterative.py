@@ -1,7 +1,8 @@
 """Algebraic rivals: SIRT, SART with ordered views, and CGLS.
 
 Notation: A the voxel projector, y the line integrals, x the attenuation, R = diag(1 / A 1), C = diag(1 / A^T 1).
-All start from x = 0 and run where the measurement's values are.
+All start from x = 0 and run where the measurement's values are. Noise enters with the iterations, so all stop early
+where the noise is known: once ||A x - y|| has come down to its expected norm (Morozov's discrepancy principle).
 """
 
 from __future__ import annotations
@@ -21,10 +22,7 @@ from scanfield.space.projection import ProjectionGeometry
 
 @dataclass(frozen=True, eq=False)
 class Iterates:
-    """The last iterate (1/mm) and the residual of every iteration, the start included.
-
-    The residual is ||A x - y||, for SIRT weighted with R^(1/2), the norm SIRT decreases.
-    """
+    """The last iterate (1/mm) and ||A x - y|| after every iteration, the start included."""
 
     volume: Float[Tensor, "n0 n1 n2"]
     residuals: tuple[float, ...]
@@ -37,11 +35,13 @@ def sirt(measurement: Measurement[ProjectionGeometry], grid: Grid, *, iterations
     row, column = (_reciprocal(s) for s in projector.sums())
     x = torch.zeros(grid.shape, dtype=y.dtype, device=y.device)
     residual = y - projector.project(x)
-    history = [_norm(row.sqrt() * residual)]
+    level, history = noise_norm(measurement), [_norm(residual)]
     for _ in range(iterations):
+        if history[-1] <= level:
+            break
         x = (x + column * projector.backproject(row * residual)).clamp(min=0)
         residual = y - projector.project(x)
-        history.append(_norm(row.sqrt() * residual))
+        history.append(_norm(residual))
     return Iterates(x, tuple(history))
 
 
@@ -58,8 +58,10 @@ def sart(
         projectors[view] = VoxelProjector(geometry.subset(np.array([view])), grid, device=y.device)
         scales[view] = [_reciprocal(s) for s in projectors[view].sums()]
     x = torch.zeros(grid.shape, dtype=y.dtype, device=y.device)
-    history = [_norm(y)]
+    level, history = noise_norm(measurement), [_norm(y)]
     for _ in range(sweeps):
+        if history[-1] <= level:
+            break
         for view, projector in projectors.items():
             row, column = scales[view]
             residual = y[view : view + 1] - projector.project(x)
@@ -69,19 +71,15 @@ def sart(
     return Iterates(x, tuple(history))
 
 
-def cgls(measurement: Measurement[ProjectionGeometry], grid: Grid, *, iterations: int = 15) -> Iterates:
-    """Conjugate gradients on A^T A x = A^T y, stopped early (Björck, Numerical Methods for Least Squares, 7.4.1).
-
-    Stops after `iterations`, or sooner where the residual reaches the level of a known noise (discrepancy principle).
-    """
+def cgls(measurement: Measurement[ProjectionGeometry], grid: Grid, *, iterations: int = 10) -> Iterates:
+    """Conjugate gradients on A^T A x = A^T y, stopped early (Björck, Numerical Methods for Least Squares, 7.4.1)."""
     y = measurement.values
     projector = VoxelProjector(measurement.acquisition, grid, device=y.device)
-    level = noise_norm(measurement)
     x = torch.zeros(grid.shape, dtype=y.dtype, device=y.device)
     residual = y
     gradient = projector.backproject(residual)
     direction, power = gradient, float((gradient**2).sum())
-    history = [_norm(residual)]
+    level, history = noise_norm(measurement), [_norm(residual)]
     for _ in range(iterations):
         if history[-1] <= level or power == 0:
             break

@@ -1,7 +1,7 @@
 """Images from their derivatives by a Poisson equation: the classical rival of a field fitted to derivatives.
 
-Notation: h_a spacing along voxel axis a, n_a its voxels, k_a = 0 .. n_a - 1 the frequencies of a cosine transform (DCT-II),
-in which second differences with no flux through the border are factors
+Notation: h_a spacing along voxel axis a, n_a its voxels, k_a = 0 .. n_a - 1 the frequencies of a cosine transform
+(DCT-II), in which second differences with no flux through the border are factors
 
     lambda(k) = - sum_a (2 - 2 cos(pi k_a / n_a)) / h_a^2                       1/mm^2
 

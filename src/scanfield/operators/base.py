@@ -48,7 +48,11 @@ def predict(
 
 
 def predict_all(
-    field: Callable[[Tensor], Tensor], operator: SampledOperator, *, device: torch.device | str = "cpu", chunk: int = 4096
+    field: Callable[[Tensor], Tensor],
+    operator: SampledOperator,
+    *,
+    device: torch.device | str = "cpu",
+    chunk: int = 4096,
 ) -> Tensor:
     """All measurements an operator describes, predicted in chunks without gradients, in `operator.shape`."""
     total = 1

@@ -1,7 +1,7 @@
 """Derivatives of images on a grid by finite differences, in physical units and world directions.
 
-Notation: I image, A the affine's 3x3 part (voxel steps -> mm). A gradient in voxel steps g_i becomes a world gradient by
-g_x = A^-T g_i, right for any spacing, rotation, reflection and shear. At the border the image is continued by point
+Notation: I image, A the affine's 3x3 part (voxel steps -> mm). A gradient in voxel steps g_i becomes a world gradient
+by g_x = A^-T g_i, right for any spacing, rotation, reflection and shear. At the border the image is continued by point
 reflection (2 I_edge - I_mirrored), so that a linear ramp has its exact gradient everywhere.
 """
 
@@ -17,7 +17,7 @@ from scanfield.space.grid import Grid
 
 
 def sobel_gradient(values: Float[Tensor, "n0 n1 n2"], grid: Grid) -> Float[Tensor, "n0 n1 n2 3"]:
-    """World gradient (value per mm) by the Sobel filter: central difference along an axis, (1, 2, 1) / 4 along the others.
+    """World gradient (value per mm) by the Sobel filter: central difference along an axis, (1, 2, 1) / 4 across it.
 
     Along an axis of one voxel the derivative is zero.
     """
@@ -35,12 +35,14 @@ def sobel_gradient(values: Float[Tensor, "n0 n1 n2"], grid: Grid) -> Float[Tenso
 def discrete_laplacian(values: Float[Tensor, "n0 n1 n2"], grid: Grid) -> Float[Tensor, "n0 n1 n2"]:
     """Sum of second differences along the voxel axes, value per mm^2.
 
-    At the border the second difference across it is zero by the continuation: leave border voxels out where that matters.
+    At the border the second difference across it is zero by the continuation: leave border voxels out where it matters.
 
     Raises:
         InputError: the voxel axes are not orthogonal.
     """
-    cosines = (grid.affine[:3, :3] / np.asarray(grid.spacing_mm)).T @ (grid.affine[:3, :3] / np.asarray(grid.spacing_mm))
+    cosines = (grid.affine[:3, :3] / np.asarray(grid.spacing_mm)).T @ (
+        grid.affine[:3, :3] / np.asarray(grid.spacing_mm)
+    )
     if not np.allclose(cosines, np.eye(3), atol=1e-3):
         raise InputError("a Laplacian by differences needs orthogonal voxel axes", fix="resample the image")
     padded, axes = _continued(values, grid)

@@ -31,7 +31,7 @@ from scanfield.space.projection import ProjectionGeometry
 Window = Literal["ram-lak", "shepp-logan", "cosine", "hann"]
 WEDGE = 4.0
 """A gap between neighbouring views this many times wider than usual is taken for a missing wedge."""
-SAMPLES_PER_CHUNK = 2**22
+SAMPLES_PER_CHUNK = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,16 +185,16 @@ def ray_weights(scan: CircularScan, *, parallel: bool) -> Float[np.ndarray, "vie
     return turn.weight[:, None] * own / (own + conjugate)
 
 
-def missing_columns(scan: CircularScan) -> tuple[int, int]:
-    """Columns a displaced detector lacks (below, above) to be symmetric about the central ray, on a closed scan.
+def columns_beyond(geometry: ProjectionGeometry, grid: Grid) -> tuple[int, int]:
+    """Columns by which a grid's box projects (below, above) the detector, at most one detector width each.
 
-    There the conjugate rays stand in, so the filtered projection is needed where the detector itself ends.
+    A filtered projection does not end where the detector does: its tails are needed for voxels that some views miss,
+    and on a displaced detector that is half of them.
     """
-    if not coverage(scan.angles_deg, 360.0).closed:
-        return 0, 0
-    excess = float(np.median((scan.place[:, 0] + scan.place[:, -1]) / scan.step))
-    lacking = int(np.ceil(abs(excess))) if abs(excess) > 1 else 0
-    return (lacking, 0) if excess > 0 else (0, lacking)
+    columns = geometry.detector.shape[1]
+    reach = detector_pixels(geometry, torch.tensor(grid.corners_mm())).column
+    below, above = -float(reach.min()), float(reach.max()) - (columns - 1)
+    return int(np.clip(np.ceil(below), 0, columns)), int(np.clip(np.ceil(above), 0, columns))
 
 
 def filtered_backprojection(
@@ -223,7 +223,7 @@ def filtered_backprojection(
     if arc:
         scale = scale * scan.source_to_axis_mm[:, None]
     weighted = projections * torch.tensor(scale).to(projections)[:, None, :]
-    below, above = missing_columns(scan)
+    below, above = columns_beyond(geometry, grid)
     filtered = _filter(pad(weighted, (below, above)), scan.step, window, arc=arc)
     reference_mm = np.ones(geometry.views) if arc else scan.source_to_axis_mm
     return _backproject(filtered, below, geometry, grid, torch.tensor(reference_mm).to(projections))

@@ -198,7 +198,7 @@ def _check(options: CtScanOptions) -> None:
     if options.beam not in ("parallel", "fan"):
         raise InputError(f"a scan has a parallel or a fan beam, got '{options.beam}'", where="beam")
     if not fan and options.detector == "arc":
-        raise InputError("a parallel beam has no arc detector", where="detector", fix="choose a flat one, or a fan beam")
+        raise InputError("a parallel beam has no arc detector", where="detector", fix="choose a flat one or a fan")
     if not fan and (options.source_to_axis_mm is not None or options.source_to_detector_mm is not None):
         raise InputError("a parallel beam has no source distances", fix="leave them out, or choose a fan beam")
     if options.photons is not None and options.noise_percent is not None:

@@ -26,8 +26,8 @@ class Mesh:
         faces: (f, 3) indices into the vertices, int64.
     """
 
-    vertices: Float[np.ndarray, "v 3"]
-    faces: Int[np.ndarray, "f 3"]
+    vertices: np.ndarray
+    faces: np.ndarray
 
     def __post_init__(self) -> None:
         vertices = np.ascontiguousarray(self.vertices, dtype=np.float64)
@@ -53,7 +53,7 @@ class Mesh:
 
     @property
     def volume_mm3(self) -> float:
-        """Enclosed volume by the divergence theorem; only meaningful for closed meshes, negative if turned inside out."""
+        """Enclosed volume by the divergence theorem; for closed meshes only, negative if turned inside out."""
         centroids = self.vertices[self.faces].mean(axis=1) - self.vertices.mean(axis=0)
         return float((centroids * self.face_vectors_mm2).sum() / 3)
 
@@ -104,7 +104,10 @@ class Mesh:
         drawn = torch.rand(count, 3, generator=generator, dtype=torch.float64).numpy()
         cumulative = np.cumsum(area)
         face = np.minimum(np.searchsorted(cumulative, drawn[:, 0] * cumulative[-1], side="right"), len(area) - 1)
-        root, s = np.sqrt(drawn[:, 1:2]), drawn[:, 2:3]  # uniform in the triangle: Osada et al., ACM TOG 2002, section 3.1
+        root, s = (
+            np.sqrt(drawn[:, 1:2]),
+            drawn[:, 2:3],
+        )  # uniform in the triangle: Osada et al., ACM TOG 2002, section 3.1
         a, b, c = (self.vertices[self.faces[face, k]] for k in range(3))
         points = (1 - root) * a + root * (1 - s) * b + root * s * c
         normals = vectors[face] / area[face, None]

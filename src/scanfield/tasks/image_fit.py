@@ -12,7 +12,7 @@ A method with surface supervision defines `surface_mesh(result) -> Mesh`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -238,45 +238,46 @@ def _surface_outcome(
 ) -> Outcome:
     mask = object_mask(data)
     reference = mask_mesh(mask, data.grid)
+    surfaces: list[_Surface] = []
     with run.timed("render"):
-        meshes: dict[str, tuple[str, Kind, Mesh]] = {}
         try:
-            meshes[result.method] = (label, "method", module.surface_mesh(result))
+            surfaces.append(_Surface(result.method, label, "method", module.surface_mesh(result)))
         except ScanfieldError as error:
             run.warn(str(error))
-        images = {result.method: module.predict(result, data)}
+        pictures = [Picture(result.method, f"{label}, signed distance", "method", module.render(result, grid))]
     if rivals:
         with run.timed("distance-transform"):
             distance = signed_distance(mask, data.grid)
-            images["distance-transform"] = distance
-            meshes["distance-transform"] = ("distance transform", "baseline", _closed_mesh(distance, data.grid))
+            mesh = _closed_mesh(distance, data.grid)
+        surfaces.append(_Surface("distance-transform", "distance transform", "baseline", mesh))
+        if grid.same_as(data.grid):
+            pictures.append(Picture("distance-transform", "distance transform", "baseline", distance))
         with run.timed("smoothed-mask"):
             sigma = min(data.grid.spacing_mm) / np.asarray(data.grid.spacing_mm)
             soft = torch.from_numpy(0.5 - gaussian_filter(mask.numpy().astype(np.float32), sigma))
-            if float(soft.min()) < 0:
-                meshes["smoothed-mask"] = ("smoothed mask", "baseline", _closed_mesh(soft, data.grid))
-    table = _surface_table(meshes, reference, run, result)
-    pictures = [
-        Picture(
-            name,
-            f"{'distance transform' if name != result.method else label}, signed distance",
-            "method" if name == result.method else "baseline",
-            values
-            if grid.same_as(data.grid)
-            else (module.render(result, grid) if name == result.method else resample(values, data.grid, grid)),
-        )
-        for name, values in images.items()
-    ]
+            survives = float(soft.min()) < 0
+            if survives:
+                mesh = _closed_mesh(soft, data.grid)
+        if survives:
+            surfaces.append(_Surface("smoothed-mask", "smoothed mask", "baseline", mesh))
+    table = _surface_table(surfaces, reference, run)
     outcome = Outcome(result, grid, pictures, table, run.folder)
     if run.folder is not None:
-        for name, (_, kind, mesh) in {**meshes, "mask": ("mask", "baseline", reference)}.items():
-            stem = "surface" if kind == "method" else f"surface-{name}"
-            write_mesh(run.folder / f"{stem}.ply", mesh)
-            write_mesh(run.folder / f"{stem}.surf.gii", mesh)
-        _write(
-            run, facts, outcome, "mm", ["Signed distances are negative inside. Surfaces: *.ply, *.surf.gii (mm, RAS+)."]
-        )
+        for surface in [*surfaces, _Surface("mask", "mask", "baseline", reference)]:
+            stem = "surface" if surface.kind == "method" else f"surface-{surface.name}"
+            write_mesh(run.folder / f"{stem}.ply", surface.mesh)
+            write_mesh(run.folder / f"{stem}.surf.gii", surface.mesh)
+        notes = ["Signed distances are negative inside. The surfaces are in *.ply and *.surf.gii (mm, RAS+)."]
+        _write(run, facts, outcome, "mm", notes)
     return outcome
+
+
+@dataclass(frozen=True, eq=False)
+class _Surface:
+    name: str
+    label: str
+    kind: Kind
+    mesh: Mesh
 
 
 def _closed_mesh(values: Tensor, grid: Grid) -> Mesh:
@@ -289,19 +290,19 @@ def _closed_mesh(values: Tensor, grid: Grid) -> Mesh:
     return volume_mesh(padded, Grid((n0, n1, n2), affine))
 
 
-def _surface_table(
-    meshes: dict[str, tuple[str, Kind, Mesh]], reference: Mesh, run: Run, result: Reconstruction
-) -> Table:
+def _surface_table(surfaces: list[_Surface], reference: Mesh, run: Run) -> Table:
     table = Table()
-    for name, (label, kind, mesh) in meshes.items():
+    for surface in surfaces:
+        mesh = surface.mesh
         distance = surface_distance(mesh, reference, run.generator("surface samples"))
-        seconds = run.timings["fit"] + run.timings["render"] if name == result.method else run.timings[name]
+        ours = surface.kind == "method"
+        seconds = run.timings["fit"] + run.timings["render"] if ours else run.timings[surface.name]
         change = 100 * (mesh.volume_mm3 / reference.volume_mm3 - 1)
         table.rows.append(
             Row(
-                name,
-                label,
-                kind,
+                surface.name,
+                surface.label,
+                surface.kind,
                 {
                     "chamfer_mm": distance.chamfer_mm,
                     "hausdorff95_mm": distance.hausdorff95_mm,
@@ -315,7 +316,7 @@ def _surface_table(
         )
         floor = distance.floor_mm
     about = "against marching cubes of the mask, itself a staircase of half a voxel"
-    note = f"{about}; sampling floor {floor:.3g} mm" if meshes else about
+    note = f"{about}; sampling floor {floor:.3g} mm" if surfaces else about
     shape = f"the mask has {reference.components} components, Euler number {reference.euler_number}"
     table.columns = [
         Column("chamfer_mm", "chamfer", "mm", "lower", note, 3),

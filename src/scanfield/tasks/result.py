@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from scanfield.errors import InputError
 from scanfield.fields.field import read_out
@@ -78,6 +79,23 @@ def render_field(result: Reconstruction, grid: Grid) -> Tensor:
     return read_out(result.field, grid, domain=result.spec.domain, device=device)
 
 
+class _Bounded(TorchFunctionMode):
+    """Stops a `build` that makes far more numbers than the file holds: an altered header may announce any width."""
+
+    def __init__(self, saved: dict[str, Tensor]) -> None:
+        self.numbers = max(64 * sum(t.numel() for t in saved.values()), 2**26)
+        self.calls = 10_000 + 1000 * len(saved)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.numbers -= out.numel()
+            self.calls -= 1
+            if min(self.numbers, self.calls) < 0:
+                raise RuntimeError("the configuration describes a much larger field than the file holds")
+        return out
+
+
 @dataclass(eq=False)
 class Reconstruction:
     """A reconstructed image as a function of position.
@@ -144,9 +162,10 @@ class Reconstruction:
             raise InputError(f"the field file's header was altered: {error}", where=str(path)) from None
         module = api.load(name)
         config = from_json(module.Config, settings, where=f"{path}: config")
-        model: nn.Module = module.build(config, spec)
         weights = {name.removeprefix("field/"): t for name, t in tensors.items() if name.startswith("field/")}
         try:
+            with _Bounded(weights):
+                model: nn.Module = module.build(config, spec)
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"the weights do not fit the field's configuration: {error}", where=str(path)) from None
