@@ -28,6 +28,7 @@ class Run:
         device: where tensors live.
         seed: every generator is derived from it.
         resume: whether stages found in `folder` are continued.
+        replace: whether a run found in `folder` may be replaced.
         observers: called with every log event (progress bars, live views).
     """
 
@@ -35,9 +36,11 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     resume: bool = False
+    replace: bool = False
     observers: tuple[Observer, ...] = ()
     stop: threading.Event = field(default_factory=threading.Event)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     _generators: dict[str, torch.Generator] = field(default_factory=dict)
 
@@ -79,6 +82,11 @@ class Run:
             self.warnings.append(message)
             for observer in self.observers:
                 observer({"warning": message})
+
+    def note(self, message: str) -> None:
+        """Keeps a remark a reader of the numbers needs; unlike a warning, nothing is wrong."""
+        if message not in self.notes:
+            self.notes.append(message)
 
     def timed(self, name: str) -> _Timer:
         """Context manager that adds the seconds spent inside to `timings[name]`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import struct
-import sys
 import zlib
 from pathlib import Path
 from xml.etree import ElementTree
@@ -185,11 +184,11 @@ def _ply_lists(
     for _ in range(count):
         if order is None:
             head, position = _ply_text(words, position, 1, 1)
-            corners, position = _ply_text(words, position, 1, _face_size(head[0, 0]))
+            corners, position = _ply_text(words, position, 1, _face_size(float(head[0, 0])))
             corners = corners[0].astype(np.int64)
         else:
             _enough(size, len(body) - position)
-            n = _face_size(np.frombuffer(body, order + length, 1, position)[0])
+            n = _face_size(float(np.frombuffer(body, order + length, 1, position)[0]))
             _enough(n * each, len(body) - position - size)
             corners = np.frombuffer(body, order + item, n, position + size).astype(np.int64)
             position += size + n * each
@@ -281,11 +280,11 @@ def _gifti_array(array: ElementTree.Element) -> np.ndarray:
         raise InputError(f"the GIFTI file is damaged: no or unknown {error.args[0]}") from None
     except (ValueError, zlib.error) as error:
         raise InputError(f"the GIFTI file is damaged: {error}") from None
-    endian = "<" if array.get("Endian") == "LittleEndian" else ">"
-    if encoding == "ASCII":
-        endian = "<" if sys.byteorder == "little" else ">"
-    order = "F" if array.get("ArrayIndexingOrder") == "ColumnMajorOrder" else "C"
-    return np.frombuffer(data, dtype.newbyteorder(endian)).reshape((rows, 3), order=order).astype(dtype)
+    if encoding != "ASCII":
+        dtype = dtype.newbyteorder("<" if array.get("Endian") == "LittleEndian" else ">")
+    values = np.frombuffer(data, dtype)
+    by_columns = array.get("ArrayIndexingOrder") == "ColumnMajorOrder"
+    return values.reshape(3, rows).T if by_columns else values.reshape(rows, 3)
 
 
 def _enough(needed: int, available: int) -> None:

@@ -1,9 +1,9 @@
 """Derivatives of fields with respect to world coordinates, by automatic differentiation.
 
-Notation: f maps world points x (n points, w columns: x, y, z in mm, then further axes) to values (n, c), every point for
-itself; `axes` are the columns of x to differentiate by, k of them. With the three spatial columns, the default, a
-gradient is in value per mm and a Laplacian in value per mm^2, whatever scaling the field uses inside. A field on a slice
-does not change along the slice's normal, so its gradient lies in the slice and its Laplacian is the slice's own.
+Notation: f maps world points x (n points, w columns: x, y, z in mm, then further axes) to values (n, c), every point
+for itself; `axes` are the columns of x to differentiate by, k of them. With the three spatial columns, the default, a
+gradient is in value per mm and a Laplacian in value per mm^2, whatever scaling the field uses inside. A field on a
+slice does not change along the slice's normal: its gradient lies in the slice, its Laplacian is the slice's own.
 
 Every function returns the values, then the derivatives it needed on its way, then the one it is named after. Results
 can be differentiated again, with respect to the parameters and to x; under `torch.no_grad()` they carry no graph.
@@ -36,7 +36,7 @@ def value_and_gradient(
         if value.shape[-1] != 1:
             raise ValueError(f"a gradient needs one channel, the field has {value.shape[-1]}: use jacobian")
         gradient = _by(value[..., 0], x, axes, record)
-    return _released(record, value, gradient)
+    return (value, gradient) if record else (value.detach(), gradient.detach())
 
 
 def jacobian(
@@ -48,7 +48,8 @@ def jacobian(
         x = _tracked(x)
         value = f(x)
         rows = [_by(value[..., i], x, axes, record, keep=True) for i in range(value.shape[-1])]
-    return _released(record, value, torch.stack(rows, dim=-2))
+        matrix = torch.stack(rows, dim=-2)
+    return (value, matrix) if record else (value.detach(), matrix.detach())
 
 
 def divergence(
@@ -73,7 +74,8 @@ def laplacian(
         for i in range(value.shape[-1]):
             second = [_by(first[..., i, j], x, [axis], record, keep=True) for j, axis in enumerate(axes)]
             parts.append(torch.cat(second, dim=-1).sum(-1))
-    return _released(record, value, first, torch.stack(parts, dim=-1))
+        total = torch.stack(parts, dim=-1)
+    return (value, first, total) if record else (value.detach(), first.detach(), total.detach())
 
 
 def hessian(
@@ -88,7 +90,8 @@ def hessian(
         for i in range(value.shape[-1]):
             rows = [_by(first[..., i, j], x, axes, record, keep=True) for j in range(len(axes))]
             channels.append(torch.stack(rows, dim=-2))
-    return _released(record, value, first, torch.stack(channels, dim=-3))
+        matrix = torch.stack(channels, dim=-3)
+    return (value, first, matrix) if record else (value.detach(), first.detach(), matrix.detach())
 
 
 def determinant(matrix: Float[Tensor, "*n k k"]) -> Float[Tensor, "*n"]:
@@ -104,7 +107,7 @@ def determinant(matrix: Float[Tensor, "*n k k"]) -> Float[Tensor, "*n"]:
 
 
 def _tracked(x: Tensor) -> Tensor:
-    """x itself where it is already part of a graph (learned poses, warps), else a copy that can be differentiated by."""
+    """x itself where it is part of a graph already (learned poses, warps), else a copy to differentiate by."""
     return x if x.requires_grad else x.detach().requires_grad_()
 
 
@@ -116,7 +119,3 @@ def _by(values: Tensor, x: Tensor, axes: Sequence[int], record: bool, *, keep: b
         values.sum(), x, create_graph=record, retain_graph=record or keep, materialize_grads=True
     )
     return full[..., list(axes)]
-
-
-def _released(record: bool, *results: Tensor) -> tuple[Tensor, ...]:
-    return results if record else tuple(result.detach() for result in results)

@@ -55,6 +55,13 @@ def signed_distance(mask: Bool[Tensor, "n0 n1 n2"], grid: Grid) -> Float[Tensor,
     return torch.from_numpy(np.where(padded, -inner, outer)[crop].astype(np.float32))
 
 
+def at_nearest_voxel(values: Float[Tensor, "n0 n1 n2"], grid: Grid, x: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
+    """The value of the voxel nearest to each world point; beyond the grid, of its outermost voxels."""
+    last = torch.tensor(grid.shape, device=x.device) - 1
+    index = torch.minimum(grid.to_voxel(x).round().long().clamp(min=0), last)
+    return values[index[..., 0], index[..., 1], index[..., 2]]
+
+
 def crop_to_object(
     mask: Bool[Tensor, "n0 n1 n2"], grid: Grid, *, margin_mm: float
 ) -> tuple[Bool[Tensor, "m0 m1 m2"], Grid]:

@@ -1,4 +1,4 @@
-"""Data terms: how far predictions are from measurements. All are means, so that a weight does not depend on the batch."""
+"""Data terms: how far predictions are from measurements. All are means: a weight does not depend on the batch size."""
 
 from __future__ import annotations
 

@@ -28,3 +28,8 @@ def on_surface(value_mm: Float[Tensor, "*n"], unit_mm: float) -> Float[Tensor, "
 def off_surface(value_mm: Float[Tensor, "*n"], unit_mm: float, sharpness: float = 100.0) -> Float[Tensor, ""]:
     """mean exp(-sharpness |f| / unit): away from the surface f is not zero (SIREN, eq. 6: sharpness >> 1)."""
     return (-sharpness * value_mm.abs() / unit_mm).exp().mean()
+
+
+def wrong_side(value_mm: Float[Tensor, "*n"], side: Float[Tensor, "*n"], unit_mm: float) -> Float[Tensor, ""]:
+    """mean max(0, -side f) / unit: f has the sign of `side` (-1 inside, 1 outside, 0 not known)."""
+    return functional.relu(-side * value_mm).mean() / unit_mm

@@ -18,7 +18,7 @@ import importlib.util
 import tomllib
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,8 @@ def read_card(path: Path, module: str) -> Card:
     for key, kind in _REQUIRED.items():
         if not isinstance(facts.get(key), kind):
             raise ScanfieldError(f"{path}: the card needs '{key}' ({kind.__name__})")
+    if not all(isinstance(kind, str) for kind in facts["accepts"]):
+        raise ScanfieldError(f"{path}: the card's 'accepts' must be a list of strings")
     unknown = set(facts) - set(_REQUIRED) - {"doi", "arxiv"}
     if unknown:
         raise ScanfieldError(f"{path}: unknown card keys {sorted(unknown)}")
@@ -106,14 +108,25 @@ def discover() -> dict[str, Card]:
         module = f"{__package__}.{path.parent.name}.{path.stem}"
         cards[path.stem] = read_card(path, module)
     for point in entry_points(group="scanfield.methods"):
-        found = importlib.util.find_spec(point.value)
-        if found is None or found.origin is None:
-            raise ScanfieldError(f"the entry point '{point.name}' names a module that does not exist: {point.value}")
-        card = read_card(Path(found.origin).with_suffix(".md"), point.value)
+        card = read_card(_outside_card(point), point.module)
         if card.name in cards:
-            raise ScanfieldError(f"two methods are called '{card.name}': {cards[card.name].module} and {point.value}")
+            raise ScanfieldError(f"two methods are called '{card.name}': {cards[card.name].module} and {point.module}")
         cards[card.name] = card
     return cards
+
+
+def _outside_card(point: EntryPoint) -> Path:
+    """The card beside the module an entry point names; imports the module's package, not the module."""
+    try:
+        found = importlib.util.find_spec(point.module)
+    except ImportError as error:
+        raise ScanfieldError(f"the entry point '{point.name}' = '{point.value}' cannot be imported: {error}") from None
+    if found is None or found.origin is None:
+        raise ScanfieldError(f"the entry point '{point.name}' names a module that does not exist: {point.module}")
+    path = Path(found.origin).with_suffix(".md")
+    if not path.is_file():
+        raise ScanfieldError(f"the method '{point.name}' has no card: {path} does not exist")
+    return path
 
 
 def card(name: str) -> Card:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ def to_json(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_json(cls: type[C], facts: Mapping[str, Any], *, base: C | None = None, where: str = "config") -> C:
+def from_json(cls: type[C], facts: Any, *, base: C | None = None, where: str = "config") -> C:
     """A configuration from JSON; keys that are absent keep the values of `base` (default: `cls()`).
 
     Raises:
@@ -70,8 +71,13 @@ def _convert(value: Any, hint: Any, current: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise InputError(f"expected a list, got {value!r}", where=where)
-        return tuple(_convert(v, arguments[0], None, where) for v in value)
+        hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(hints) != len(value):
+            raise InputError(f"expected {len(hints)} values, got {value!r}", where=where)
+        return tuple(_convert(v, h, None, where) for v, h in zip(value, hints, strict=True))
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise InputError(f"expected a finite number, got {value}", where=where)
         return float(value)
     if hint in (int, bool, str) and type(value) is hint:
         return value

@@ -38,30 +38,41 @@ class Picture:
     note: str = ""
 
 
-def open_folder(folder: Path, *, resume: bool, force: bool) -> None:
-    """Makes the folder; a folder with a run in it is only entered to resume it or, with `force`, to replace it.
+def begin(run: Run, facts: dict[str, Any]) -> None:
+    """Opens the run's folder, if it has one, and writes what is known before the fit.
 
     Raises:
-        InputError: the folder holds a run, is a file, or cannot be written.
+        InputError: the folder holds a run (and the run neither resumes nor replaces it), is a file, or cannot be
+            written.
     """
-    record = folder / "run.json"
-    if resume:
-        if not record.is_file():
-            raise InputError("there is no run to resume: run.json is missing", where=str(folder))
+    if run.folder is None:
         return
-    if record.exists() and not force:
+    record = run.folder / "run.json"
+    if run.resume and not record.is_file():
+        raise InputError("there is no run to resume: run.json is missing", where=str(run.folder))
+    if record.exists() and not (run.resume or run.replace):
         raise InputError(
             "the folder already holds a run",
-            where=str(folder),
-            fix=f"choose another -o, continue it with --resume {folder}, or replace it with --force",
+            where=str(run.folder),
+            fix=f"choose another -o, continue it with --resume {run.folder}, or replace it with --force",
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "log.jsonl").write_text("")
-        for old in (folder / "state").glob("*.safetensors"):
-            old.unlink()
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if not run.resume:
+            _clear(run.folder)
+            (run.folder / "log.jsonl").write_text("")
     except OSError as error:
-        raise InputError(f"cannot write to the output folder: {error.strerror}", where=str(folder)) from None
+        raise InputError(f"cannot write to the output folder: {error.strerror}", where=str(run.folder)) from None
+    write_record(run.folder, facts)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an earlier run left, and nothing else."""
+    for pattern in ("state/*.safetensors", "figures/*", "*.nii.gz", "surface*.ply", "surface*.surf.gii"):
+        for old in folder.glob(pattern):
+            old.unlink()
+    for name in ("run.json", "report.html", "measurements.npz", "field.safetensors"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def facts_of(run: Run, method: str, preset: str, config: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from scanfield.report.build import build_report
 from scanfield.run import Run
 from scanfield.space.grid import Grid
 from scanfield.space.mesh import Mesh
-from scanfield.tasks.folder import Picture, facts_of, write_pictures, write_record
+from scanfield.tasks.folder import Picture, begin, facts_of, write_pictures, write_record
 from scanfield.tasks.reconstruction import Outcome
 from scanfield.tasks.result import Reconstruction
 from scanfield.tasks.table import Column, Kind, Row, Table
@@ -92,8 +92,7 @@ def fit_image(
     fitted, held_out = hold_out(data, share, run.generator("held-out voxels"))
     grid = data.grid if grid is None else grid
     facts = facts_of(run, method, preset, to_json(config), request or {})
-    if run.folder is not None:
-        write_record(run.folder, facts)
+    begin(run, facts)
 
     with run.timed("fit"):
         result: Reconstruction = module.fit(config, fitted, run, held_out=held_out, prior=prior)

@@ -31,7 +31,7 @@ from scanfield.report.build import build_report
 from scanfield.run import Run
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
-from scanfield.tasks.folder import Picture, facts_of, write_pictures, write_record
+from scanfield.tasks.folder import Picture, begin, facts_of, write_pictures, write_record
 from scanfield.tasks.result import Reconstruction, render_field
 from scanfield.tasks.table import Column, Row, Table
 
@@ -108,8 +108,7 @@ def reconstruct(
     truth = None if reference is None else attenuation(reference)
     placed = None if truth is None else _placed(truth, grid, run)
     facts = facts_of(run, method, preset, to_json(config), request or {}) | {"facts": scan_facts or {}}
-    if run.folder is not None:
-        write_record(run.folder, facts)
+    begin(run, facts)
 
     with run.timed("fit"):
         result: Reconstruction = module.fit(config, fitted, run, held_out=held_out, prior=prior)

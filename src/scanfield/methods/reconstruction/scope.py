@@ -227,9 +227,14 @@ def _slice_of_every_row(acquisition: ProjectionGeometry) -> list[int]:
     rays = acquisition.rays_at(torch.zeros(rows, dtype=torch.long), torch.arange(rows).double(), middle)
     place = acquisition.volume.to_voxel(rays.origin)[:, 2]
     tilt = acquisition.volume.to_voxel(rays.origin + 100 * rays.direction)[:, 2] - place
-    if (place - place.round()).abs().max() > 0.05 or tilt.abs().max() > 0.05 or rows != acquisition.volume.shape[2]:
+    slices = [int(k) for k in place.round()]
+    if (
+        (place - place.round()).abs().max() > 0.05
+        or tilt.abs().max() > 0.05
+        or sorted(slices) != list(range(acquisition.volume.shape[2]))
+    ):
         raise InputError(
             f"SCOPE needs one detector row per slice: {rows} rows do not fall on {acquisition.volume.shape[2]} slices",
             fix="give the volume one slice per detector row, in the plane of its rays",
         )
-    return [int(k) for k in place.round()]
+    return slices

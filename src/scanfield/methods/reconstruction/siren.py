@@ -32,11 +32,18 @@ from scanfield.fields.heads import LinearHead
 from scanfield.fields.networks.init import spread_biases
 from scanfield.fields.networks.mlp import MLP
 from scanfield.fields.networks.siren import Siren
-from scanfield.fields.shape import crop_to_object, field_mesh, object_mask, oriented_points
+from scanfield.fields.shape import (
+    at_nearest_voxel,
+    crop_to_object,
+    field_mesh,
+    object_mask,
+    oriented_points,
+    signed_distance,
+)
 from scanfield.fitting.groups import ParameterGroup
 from scanfield.fitting.minimise import FitConfig, FitLog, minimise
 from scanfield.losses.data import l2
-from scanfield.losses.shape import eikonal, normal_alignment, off_surface, on_surface
+from scanfield.losses.shape import eikonal, normal_alignment, off_surface, on_surface, wrong_side
 from scanfield.operators.differences import discrete_laplacian, sobel_gradient
 from scanfield.run import Run
 from scanfield.space.domain import Domain
@@ -82,11 +89,13 @@ class Config:
     """weight that keeps the distance from vanishing away from the surface"""
     eikonal_weight: float = 50.0
     """weight of the gradient's length being one"""
+    side_weight: float = 0.0
+    """weight of being negative inside and positive outside the mask (ours; published: 0)"""
 
     @staticmethod
     def fast() -> Config:
         """Minutes on two CPU cores: a narrower network, fewer steps, a higher rate (ours)."""
-        return Config(width=128, steps=1500, learning_rate=5e-4, points_per_step=8192)
+        return Config(width=128, steps=1500, learning_rate=5e-4, points_per_step=8192, side_weight=3000.0)
 
     @staticmethod
     def tiny() -> Config:
@@ -94,7 +103,7 @@ class Config:
         return Config(width=32, hidden_layers=2, steps=60, learning_rate=1e-3, points_per_step=512, surface_points=2000)
 
 
-def build(config: Config, spec: Spec) -> nn.Module:
+def build(config: Config, spec: Spec) -> Field:
     """A network on unit coordinates, scaled to the image's intensities or the shape's millimetres."""
     generator = torch.Generator().manual_seed(spec.facts["weights_seed"])
     dims, channels, hidden = spec.domain.dims, spec.facts["channels"], [config.width] * config.hidden_layers
@@ -219,10 +228,10 @@ def _observe(config: Config, field: nn.Module, x: Float[Tensor, "n 3"]) -> Float
 
 
 def _close_constant(field: Field, data: Scan, spec: Spec) -> None:
-    """Adds the constant with which the field has the image's mean: derivatives say nothing about it."""
-    missing = data.values.float().mean() - read_out(field, data.grid, device=field.world_to_unit.device).mean()
-    with torch.no_grad():
-        field.network.layers[-1].bias += missing.to(field.world_to_unit.device) / spec.scale
+    """Gives the field the image's mean, which derivatives say nothing about."""
+    mean = read_out(field, data.grid, device=field.world_to_unit.device).mean()
+    spec.facts["offset"] += float(data.values.float().mean() - mean)
+    field.head = LinearHead(spec.scale, spec.facts["offset"])
 
 
 # Shapes -------------------------------------------------------------------------------------------------------------
@@ -235,6 +244,8 @@ def _fit_surface(config: Config, data: Scan, run: Run) -> Reconstruction:
     surface, normals = (
         t.to(run.device) for t in oriented_points(mask, grid, config.surface_points, run.generator("surface"))
     )
+    distance = signed_distance(mask, grid)
+    sign = torch.where(distance.abs() > max(grid.spacing_mm), distance.sign(), 0.0).to(run.device)
     draws, size, unit_mm = run.generator("points"), config.points_per_step or SURFACE_BATCH, spec.scale
 
     def batches(step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -249,6 +260,7 @@ def _fit_surface(config: Config, data: Scan, run: Run) -> Reconstruction:
             "normal": normal_alignment(gradient[: len(on)], normal),
             "off-surface": off_surface(value[len(on) :], unit_mm),
             "eikonal": eikonal(gradient),
+            "side": wrong_side(value[len(on) :, 0], at_nearest_voxel(sign, grid, off), unit_mm),
         }
 
     weights = {
@@ -256,6 +268,7 @@ def _fit_surface(config: Config, data: Scan, run: Run) -> Reconstruction:
         "normal": config.normal_weight,
         "off-surface": config.off_surface_weight,
         "eikonal": config.eikonal_weight,
+        "side": config.side_weight,
     }
     groups = [ParameterGroup("field", list(field.parameters()), config.learning_rate)]
     log: FitLog = minimise("fit", groups, loss, batches, FitConfig(config.steps, clip_norm=1.0), run, weights=weights)

@@ -1,0 +1,74 @@
+"""What a run was asked to do: kept in run.json, so that it can be continued."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scanfield.errors import InputError
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that determines a run besides its configuration; kept in run.json as `request`.
+
+    Paths are absolute, so that a run can be continued from anywhere.
+    """
+
+    command: str
+    inputs: list[str]
+    method: str
+    preset: str
+    seed: int
+    device: str
+    like: str | None
+    spacing_mm: float | None
+    reference: str | None
+    reference_unit: Literal["auto", "HU", "1/mm"]
+    baselines: Literal["none", "fast", "all"]
+    holdout_views: int | None
+    holdout_fraction: float | None
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The facts in a RUN folder's run.json.
+
+    Raises:
+        InputError: there is no run, it cannot be read, or a newer version wrote it.
+    """
+    path = folder / "run.json"
+    fix = "give the folder that `scanfield reconstruct -o RUN` wrote"
+    if not path.is_file():
+        raise InputError("this is not a RUN folder: it has no run.json", where=str(folder), fix=fix)
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"run.json cannot be read: {error}", where=str(path), fix="start the run again") from None
+    from scanfield.tasks.folder import SCHEMA
+
+    schema = facts.get("schema") if isinstance(facts, dict) else None
+    if not isinstance(schema, int):
+        raise InputError("run.json does not describe a run", where=str(path), fix=fix)
+    if schema > SCHEMA:
+        raise InputError(
+            f"this run was written by a newer version (schema {schema}; this version reads up to {SCHEMA})",
+            where=str(path),
+            fix="pip install --upgrade scanfield",
+        )
+    return dict(facts)
+
+
+def check_unchanged(request: Request, started: set[str], where: str) -> None:
+    from scanfield.data.files import checksum
+
+    for name in request.inputs:
+        if not Path(name).exists():
+            raise InputError("the scan of this run is no longer there", where=name, fix="put it back, or start again")
+        if checksum(name) not in started:
+            raise InputError(
+                "the scan has changed since the run was started",
+                where=name,
+                fix=f"start again; {where} has the command",
+            )

@@ -1,0 +1,250 @@
+"""`scanfield simulate ct VOLUME -o scan.npz`: a CT image becomes a CT scan, with noise."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from scanfield.cli.parser import Parser, add_json, add_quiet, count, number, one_of
+from scanfield.cli.text import hanging
+from scanfield.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from scanfield.data.measurement import Measurement
+    from scanfield.operators.simulate import CtScanOptions
+    from scanfield.space.grid import Grid
+    from scanfield.space.projection import ProjectionGeometry
+
+KINDS = {"ct": "CT projections of a CT image, parallel or fan beam"}
+USAGE = "\n".join(
+    [
+        "usage: scanfield simulate KIND VOLUME -o SCAN [options]",
+        "",
+        "Turns a real image into a measurement, with noise, that any method takes.",
+        "",
+        "kinds:",
+        *(f"  {name:<6}{text}" for name, text in KINDS.items()),
+        "",
+        "  scanfield simulate KIND --help   its options",
+    ]
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if arguments[0] not in KINDS:
+        raise InputError(
+            f"unknown kind of measurement '{arguments[0]}'{nearest(arguments[0], KINDS)}",
+            fix=f"scanfield simulate {'|'.join(KINDS)} VOLUME -o SCAN",
+        )
+    return _ct(_ct_parser().parse(arguments[1:]), ["scanfield", *argv])
+
+
+def _ct_parser() -> Parser:
+    parser = Parser(
+        "scanfield simulate ct",
+        "Scans a CT image: exact line integrals through its voxels, noise, and the geometry, in one .npz file.",
+        takes="VOLUME -o SCAN [options]",
+        examples=[
+            "scanfield simulate ct sample:ct_chest_slice -o scan.npz --views 45 --photons 1e5",
+            "scanfield simulate ct chest.nii.gz -o scan.npz --slice-index 40 --geometry fan --detector arc --views 60",
+            "scanfield simulate ct dicom_folder/ -o scan.npz --views 90 --noise-percent 1 --spacing-mm 1.5",
+        ],
+    )
+    parser.add_argument("volume", metavar="VOLUME", help="NIfTI file, DICOM folder, or sample:NAME")
+    parser.add_argument("-o", "--output", metavar="SCAN", required=True, help="file to write, .npz")
+
+    image = parser.add_argument_group("the image")
+    image.add_argument("--series", metavar="ID", help="of a DICOM folder with several: index or SeriesInstanceUID")
+    image.add_argument(
+        "--slice-index", type=count(least=0), metavar="I", help="scan one slice (default: the whole volume)"
+    )
+    image.add_argument(
+        "--unit", type=one_of("auto", "HU", "1/mm"), default="auto", metavar="auto|HU|1/mm", help="unit of its values"
+    )
+    image.add_argument(
+        "--mu-water-per-mm",
+        type=number(above=0),
+        metavar="MU",
+        help="attenuation of water that HU refer to (default: 0.01929, water at 70 keV)",
+    )
+
+    scan = parser.add_argument_group("the scan")
+    scan.add_argument(
+        "--geometry",
+        type=one_of("parallel", "fan"),
+        default="parallel",
+        metavar="parallel|fan",
+        help="(default: parallel)",
+    )
+    scan.add_argument(
+        "--detector",
+        type=one_of("flat", "arc"),
+        default="flat",
+        metavar="flat|arc",
+        help="of a fan beam (default: flat)",
+    )
+    scan.add_argument("--views", type=count(), default=60, metavar="N", help="evenly over the arc (default: 60)")
+    scan.add_argument(
+        "--arc-deg", type=number(above=0, most=360), metavar="A", help="(default: 180 for parallel, 360 for fan)"
+    )
+    scan.add_argument(
+        "--start-deg", type=number(), default=0.0, metavar="A", help="angle of the first view (default: 0)"
+    )
+    scan.add_argument("--detector-bins", type=count(), metavar="D", help="(default: they cover the volume's diagonal)")
+    scan.add_argument(
+        "--bin-mm", type=number(above=0), metavar="W", help="on the detector (default: the voxel, magnified)"
+    )
+    scan.add_argument("--source-to-axis-mm", type=number(above=0), metavar="L", help="of a fan (default: 541, or more)")
+    scan.add_argument("--source-to-detector-mm", type=number(above=0), metavar="L", help="(default: 949, or more)")
+
+    noise = parser.add_argument_group("noise (default: none)")
+    noise.add_argument("--photons", type=number(least=1), metavar="I0", help="Poisson, I0 photons per pixel in air")
+    noise.add_argument(
+        "--noise-percent", type=number(least=0), metavar="P", help="Gaussian, P %% of the largest line integral"
+    )
+    noise.add_argument("--seed", type=count(least=0), default=0, metavar="S", help="(default: 0)")
+
+    grid = parser.add_argument_group("the grid to reconstruct on (default: the image's)")
+    grid.add_argument("--spacing-mm", type=number(above=0), metavar="S", help="voxel size within slices")
+    grid.add_argument(
+        "--reconstruction-shape", type=count(), nargs=2, metavar=("NX", "NY"), help="voxels within slices"
+    )
+    add_quiet(parser)
+    add_json(parser)
+    return parser
+
+
+def _ct(args: argparse.Namespace, command: list[str]) -> int:
+    if not args.output.endswith(".npz"):
+        raise InputError("the name of a projections file ends in .npz", where=args.output, fix=f"-o {args.output}.npz")
+    if args.photons is not None and args.noise_percent is not None:
+        raise InputError("noise comes from --photons or from --noise-percent, not from both")
+
+    from scanfield.cli.inputs import read_image
+    from scanfield.data.hounsfield import MU_WATER_PER_MM
+    from scanfield.data.projections import ProjectionFacts, write_projections
+    from scanfield.operators.simulate import CtScanOptions, simulate_ct
+
+    image = read_image(args.volume, series=args.series)
+    mu_water = args.mu_water_per_mm or MU_WATER_PER_MM
+    scanned = image.grid if args.slice_index is None else image.grid.slice(args.slice_index)
+    options = CtScanOptions(
+        beam=args.geometry,
+        detector=args.detector,
+        views=args.views,
+        arc_deg=args.arc_deg,
+        start_deg=args.start_deg,
+        bins=args.detector_bins,
+        bin_mm=args.bin_mm,
+        source_to_axis_mm=args.source_to_axis_mm,
+        source_to_detector_mm=args.source_to_detector_mm,
+        photons=args.photons,
+        noise_percent=args.noise_percent,
+        seed=args.seed,
+    )
+    measurement = simulate_ct(
+        image,
+        options,
+        slice_index=args.slice_index,
+        grid=reconstruction_grid(scanned, args.spacing_mm, args.reconstruction_shape),
+        unit=args.unit,
+        mu_water_per_mm=mu_water,
+    )
+    provenance = {"command": shlex.join(command), "options": asdict(options), "slice_index": args.slice_index}
+    write_projections(args.output, measurement, ProjectionFacts(mu_water, provenance))
+    facts = _summary(measurement, options, scanned, mu_water)
+    if args.json:
+        print(json.dumps({"file": args.output, **facts}, indent=2))
+    elif not args.quiet:
+        print(_text(args.output, facts))
+    return 0
+
+
+def reconstruction_grid(scanned: Grid, spacing_mm: float | None, shape: Sequence[int] | None) -> Grid:
+    """The scanned grid with another voxel size, or another number of voxels, within its slices."""
+    if spacing_mm is not None and shape is not None:
+        raise InputError("the grid follows from --spacing-mm or from --reconstruction-shape, not from both")
+    between = scanned.spacing_mm[2]
+    if spacing_mm is not None:
+        return scanned.resampled((spacing_mm, spacing_mm, between))
+    if shape is not None:
+        x, y = (scanned.shape[a] * scanned.spacing_mm[a] / n for a, n in enumerate(shape))
+        return scanned.resampled((x, y, between))
+    return scanned
+
+
+def _summary(
+    measurement: Measurement[ProjectionGeometry], options: CtScanOptions, scanned: Grid, mu_water: float
+) -> dict[str, Any]:
+    from scanfield.operators.simulate import field_radius_mm, measured_radius_mm
+
+    geometry = measurement.acquisition
+    facts: dict[str, Any] = {
+        "beam": geometry.beam,
+        "detector": geometry.detector.kind,
+        "views": geometry.views,
+        "first_deg": float(geometry.angles_deg[0]),
+        "last_deg": float(geometry.angles_deg[-1]),
+        "rows": geometry.detector.shape[0],
+        "bins": geometry.detector.shape[1],
+        "bin_spacing": geometry.detector.spacing[1],
+        "bin_unit": "mm" if geometry.detector.kind == "flat" else "deg",
+        "source_to_axis_mm": geometry.source_to_axis_mm,
+        "source_to_detector_mm": geometry.source_to_detector_mm,
+        "noise": asdict(measurement.noise),
+        "seed": options.seed,
+        "largest_line_integral": float(measurement.values.max()),
+        "mu_water_per_mm": mu_water,
+        "reconstruct_shape": list(geometry.volume.shape),
+        "reconstruct_spacing_mm": list(geometry.volume.spacing_mm),
+        "warnings": [],
+    }
+    if measurement.noise.kind == "poisson":
+        starved = int((measurement.values >= math.log(measurement.noise.level) - 1e-6).sum())
+        if starved:
+            facts["warnings"].append(
+                f"{starved} of {measurement.values.numel()} pixels received no photon or one; they are set to one"
+            )
+    needed, seen = field_radius_mm(scanned), measured_radius_mm(geometry)
+    if seen < 0.999 * needed:
+        facts["warnings"].append(
+            f"the detector sees a circle of {2 * seen:.0f} mm, the image's diagonal is {2 * needed:.0f} mm: "
+            "attenuation outside the circle truncates the scan"
+        )
+    return facts
+
+
+def _text(path: str, facts: dict[str, Any]) -> str:
+    fan = facts["beam"] == "fan"
+    beam = f"fan beam, {facts['detector']} detector" if fan else "parallel beam"
+    noise = {
+        "none": "none",
+        "poisson": f"Poisson, {facts['noise']['level']:g} photons per pixel in air, seed {facts['seed']}",
+        "gaussian": f"Gaussian, standard deviation {facts['noise']['level']:.4g}, seed {facts['seed']}",
+    }[facts["noise"]["kind"]]
+    n, spacing = facts["reconstruct_shape"], facts["reconstruct_spacing_mm"]
+    rows = [
+        ("scan", f"{beam}, {facts['views']} views from {facts['first_deg']:g} to {facts['last_deg']:.6g} deg"),
+        ("detector", f"{facts['rows']} x {facts['bins']} bins of {facts['bin_spacing']:.4g} {facts['bin_unit']}"),
+        ("noise", noise),
+        ("values", f"line integrals up to {facts['largest_line_integral']:.3g} (dimensionless)"),
+        ("attenuation", f"mu = {facts['mu_water_per_mm']:g} (1 + HU / 1000) per mm, at least 0"),
+        ("grid", " x ".join(map(str, n)) + " voxels of " + " x ".join(f"{s:.4g}" for s in spacing) + " mm"),
+    ]
+    if fan:
+        source = (
+            f"{facts['source_to_axis_mm']:.4g} mm to the axis, {facts['source_to_detector_mm']:.4g} mm to the detector"
+        )
+        rows.insert(2, ("source", source))
+    lines = [path, *(f"  {name:<12} {text}" for name, text in rows)]
+    lines += [hanging("warning: ", text) for text in facts["warnings"]]
+    return "\n".join(lines)

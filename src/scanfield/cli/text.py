@@ -1,0 +1,34 @@
+"""Plain text for the terminal: folded paragraphs, durations. No imports beyond the standard library."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+
+
+def width(limit: int = 100) -> int:
+    """Columns to write in: the terminal's, at most `limit`."""
+    return min(limit, shutil.get_terminal_size((limit, 24)).columns)
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """Text folded to the terminal's width."""
+    return hanging(indent, text, indent)
+
+
+def hanging(lead: str, text: str, indent: str | None = None) -> str:
+    """Text folded to the terminal's width, later lines indented as far as `lead` reaches."""
+    below = " " * len(lead) if indent is None else indent
+    return textwrap.fill(
+        " ".join(text.split()), width(), initial_indent=lead, subsequent_indent=below, break_on_hyphens=False
+    )
+
+
+def duration(seconds: float) -> str:
+    """'4.2 s', '3 min 05 s', '2 h 10 min'."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,90 @@
+"""The library in one call: names or objects in, an outcome out. Whoever needs more calls the modules themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from scanfield.data.attenuation import CtUnit, attenuation
+from scanfield.data.files import load
+from scanfield.data.hounsfield import MU_WATER_PER_MM
+from scanfield.data.measurement import Measurement
+from scanfield.data.projections import read_facts
+from scanfield.data.scan import Scan
+from scanfield.errors import InputError
+from scanfield.methods import api
+from scanfield.methods.config import from_json
+from scanfield.methods.config import preset as config_preset
+from scanfield.run import Run, choose_device
+from scanfield.space.grid import Grid
+from scanfield.space.projection import ProjectionGeometry
+from scanfield.tasks import reconstruction
+from scanfield.tasks.result import Reconstruction
+
+
+def reconstruct(
+    data: Measurement[ProjectionGeometry] | str | Path,
+    method: str = "scope",
+    *,
+    preset: str = "fast",
+    settings: dict[str, Any] | None = None,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    holdout_views: int | None = None,
+    baselines: reconstruction.Baselines = "none",
+    reference: Scan | str | Path | None = None,
+    reference_unit: CtUnit = "auto",
+    grid: Grid | None = None,
+) -> reconstruction.Outcome:
+    """Reconstructs a scan: `scanfield reconstruct` as a function.
+
+    Args:
+        data: the scan, or the file it is in.
+        method: one of `scanfield list`.
+        preset: 'tiny' (seconds, no image worth looking at), 'fast' (minutes on a CPU), 'paper' (as published).
+        settings: configuration keys that differ from the preset.
+        folder: where to write everything; it must not hold a run yet. None keeps all in memory.
+        seed, device: as on the command line.
+        holdout_views: views kept from every row of the table to judge it (None: 5 %, at least one).
+        baselines: classical rivals on the same data: 'none', 'fast' or 'all'.
+        reference: the true image, for PSNR, SSIM and NRMSE.
+        reference_unit: of its values, see `scanfield.data.attenuation`; HU refer to the attenuation of water that the
+            scan's file states.
+        grid: where to render; by default as the scan asks.
+
+    Raises:
+        InputError: the method does not take this data, or a name, a setting or a file is wrong.
+    """
+    scan = data if isinstance(data, Measurement) else load(data)
+    api.check_accepts(method, scan.kind)
+    assert isinstance(scan, Measurement)
+    module = api.load(method)
+    config = from_json(module.Config, settings or {}, base=config_preset(module.Config, preset), where="settings")
+    mu_water = None if isinstance(data, Measurement) else read_facts(data).mu_water_per_mm
+    truth = load(reference) if isinstance(reference, str | Path) else reference
+    if isinstance(truth, Measurement):
+        raise InputError("a reference is an image, this file holds projections", where=str(reference))
+    run = Run(folder=None if folder is None else Path(folder), device=choose_device(device), seed=seed)
+    return reconstruction.reconstruct(
+        scan,
+        method,
+        config,
+        run,
+        preset=preset,
+        holdout_views=holdout_views,
+        baselines=baselines,
+        reference=None if truth is None else attenuation(truth, reference_unit, mu_water or MU_WATER_PER_MM),
+        grid=grid,
+        request={"inputs": [] if isinstance(data, Measurement) else [str(data)]},
+    )
+
+
+def open_result(path: str | Path, device: str = "cpu") -> Reconstruction:
+    """The result in a RUN folder or a `field.safetensors` file; `.render(grid)` and `.predict(scan)` need nothing else.
+
+    Raises:
+        InputError: there is none, or it is truncated, altered or of a newer version.
+    """
+    path = Path(path)
+    return Reconstruction.load(path / "field.safetensors" if path.is_dir() else path, choose_device(device))

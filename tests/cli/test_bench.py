@@ -1,0 +1,80 @@
+"""`scanfield bench`, with a protocol of its own."""
+
+import json
+
+import pytest
+
+from scanfield.bench import runner
+from scanfield.bench.protocol import BenchResult, Check
+from scanfield.cli.main import main
+from scanfield.errors import InputError
+
+
+@pytest.fixture
+def protocols(monkeypatch, tmp_path):
+    """Three protocols: one passes, one fails, one lacks its data."""
+    for name in ("bad", "good", "lost"):
+        (tmp_path / f"{name}.py").write_text(f'"""The {name} one.\n\nMore."""\n')
+
+    def run_protocol(name, *, device, seed):
+        if name == "lost":
+            raise InputError("this benchmark needs data that do not ship with the package")
+        check = Check("above the rival", value=1.0 + seed, threshold=0.5 if name == "good" else 5.0, unit="dB")
+        result = BenchResult([{"method": name, "psnr_db": 30.0}], [check], ["a note"])
+        facts = {"method": name, "checks": [check.to_json()], "table": result.table, "notes": result.notes}
+        return facts | {"seconds": 1.0, "device": "cpu", "commit": "abc", "date": "2026-01-01"}
+
+    monkeypatch.setattr(runner, "PROTOCOLS", tmp_path)
+    monkeypatch.setattr(runner, "run_protocol", run_protocol)
+
+
+def test_list_shows_the_first_line(protocols, capsys):
+    assert main(["bench", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "good  The good one."
+    assert main(["bench", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bad"] == "The bad one."
+
+
+@pytest.mark.parametrize(("name", "code"), [("good", 0), ("bad", 1), ("lost", 2), ("all", 2)])
+def test_the_exit_code_tells_whether_the_checks_hold(protocols, name, code, capsys):
+    assert main(["bench", "run", name]) == code
+    assert ("needs data" in capsys.readouterr().err) == (code == 2)
+
+
+def test_json_is_the_last_line(protocols, capsys):
+    assert main(["bench", "run", "good", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["method"] == "good"
+    assert result["checks"][0] == {
+        "name": "above the rival",
+        "value": 1.0,
+        "threshold": 0.5,
+        "sense": ">=",
+        "unit": "dB",
+        "passed": True,
+    }
+
+
+def test_results_are_kept_and_compared(protocols, tmp_path, capsys):
+    folder = str(tmp_path / "results")
+    for seed in ("0", "3"):
+        assert main(["bench", "run", "good", "--seed", seed, "--append", folder]) == 0
+    capsys.readouterr()
+    assert main(["bench", "compare", "good", "--results", folder]) == 0
+    text = capsys.readouterr().out
+    assert "before: abc on cpu" in text and "above the rival" in text and " 3 " in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["run", "god"], "there is no benchmark 'god' (did you mean 'good'?)"),
+        (["rnu", "good"], "unknown command 'bench rnu' (did you mean 'run'?)"),
+        (["compare", "good"], "there are no results of 'good'"),
+        (["run"], "the following arguments are required: METHOD"),
+    ],
+)
+def test_mistakes_are_named(protocols, argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *argv]) == 2
+    assert message in capsys.readouterr().err

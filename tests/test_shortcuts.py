@@ -1,0 +1,66 @@
+"""The library in one call."""
+
+import numpy as np
+import pytest
+import torch
+
+import scanfield
+from scanfield.data.projections import ProjectionFacts
+
+TINY = {"preset": "tiny", "settings": {"steps": 10}, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def scan():
+    """16 views of a block of water in air, and the block itself (HU)."""
+    values = torch.full((16, 16, 1), -1000.0)
+    values[4:12, 4:12] = 0.0
+    image = scanfield.Scan(values, scanfield.Grid.centred((16, 16, 1), 4.0), unit="HU")
+    return scanfield.simulate_ct(image, scanfield.CtScanOptions(views=16), mu_water_per_mm=0.02), image
+
+
+def test_objects_in_and_an_outcome_out(scan):
+    outcome = scanfield.reconstruct(scan[0], **TINY, baselines="fast", reference=scan[1])
+    assert outcome.folder is None and outcome.result.config.steps == 10
+    names = [row.name for row in outcome.table.rows]
+    assert names[:3] == ["scope", "scope-field", "fbp"]
+    assert any(key.startswith("psnr") for key in outcome.table.rows[0].values)
+    assert outcome.result.render(spacing_mm=2.0).shape == (32, 32, 1)
+
+
+def test_names_in_and_a_folder_out(scan, tmp_path):
+    path = tmp_path / "scan.npz"
+    scanfield.write_projections(path, scan[0], ProjectionFacts(mu_water_per_mm=0.02))
+    scanfield.write_nifti(tmp_path / "truth.nii.gz", scan[1].values, scan[1].grid, unit="HU")
+    outcome = scanfield.reconstruct(path, **TINY, folder=tmp_path / "run", reference=tmp_path / "truth.nii.gz")
+    truth = next(picture for picture in outcome.pictures if picture.kind == "reference" and picture.name == "reference")
+    assert float(truth.values.max()) == pytest.approx(0.02)  # HU read with the file's water
+    again = scanfield.open_result(tmp_path / "run")
+    assert np.allclose(again.render(), outcome.result.render(), atol=1e-6)
+    with pytest.raises(scanfield.InputError, match="already holds a run"):
+        scanfield.reconstruct(path, **TINY, folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "scpe"}, "did you mean 'scope'"),
+        ({"preset": "quick"}, "unknown preset 'quick'"),
+        ({"settings": {"stepz": 1}}, "did you mean 'steps'"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+    ],
+)
+def test_mistakes_are_named(scan, change, message):
+    with pytest.raises(scanfield.InputError, match=message):
+        scanfield.reconstruct(scan[0], **(TINY | change))
+
+
+def test_images_are_refused_by_a_method_for_projections(scan, tmp_path):
+    scanfield.write_nifti(tmp_path / "image.nii.gz", scan[1].values, scan[1].grid)
+    with pytest.raises(scanfield.InputError, match="does not take data of kind 'image'"):
+        scanfield.reconstruct(tmp_path / "image.nii.gz", **TINY)
+
+
+def test_open_result_names_what_is_missing(tmp_path):
+    with pytest.raises(scanfield.InputError, match="there is no field file"):
+        scanfield.open_result(tmp_path)
