@@ -5,11 +5,13 @@ from __future__ import annotations
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from pathlib import Path
+
 import docs_pages
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Makes the pages and puts them into the navigation, before the developers' part."""
+    """Makes the pages and puts them into the navigation, before the developers' part; the decisions come last."""
     config.extra["made_pages"] = pages = docs_pages.all_pages()
     nav = config.nav
     assert isinstance(nav, list)
@@ -18,6 +20,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Methods": [path for path in pages if path.startswith("methods/")]},
         {"Reference": [path for path in pages if path.startswith("reference/")]},
     ]
+    decisions = sorted(path.name for path in (Path(config.docs_dir) / "decisions").glob("[0-9]*.md"))
+    nav.append({"Decisions": ["decisions/index.md", *(f"decisions/{name}" for name in decisions)]})
     return config
 
 

@@ -6,7 +6,9 @@ data that was not packed, an undeclared dependency, files that do not belong in 
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "scanfield"
+WORK = ROOT / "build" / "wheel-smoke"
 JUNK = (
     "__pycache__",
     ".pyc",
@@ -39,9 +42,10 @@ def fail(message: str) -> None:
 
 def build(folder: Path) -> tuple[Path, Path]:
     """(source archive, wheel); the wheel is built from the source archive, as an installer would."""
-    subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], check=True, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        fail(f"the build fails\n{done.stdout}{done.stderr}")
     return next(folder.glob("*.tar.gz")), next(folder.glob("*.whl"))
 
 
@@ -69,38 +73,53 @@ def check_contents(sdist: Path, wheel: Path) -> None:
         fail(f"the wheel is {size_mb:.1f} MB, the limit is {WHEEL_LIMIT_MB:.0f} MB")
 
 
-def use(wheel: Path, folder: Path) -> None:
-    """Installs the wheel alone and walks from a shipped sample to a reconstruction."""
-    venv.create(folder / "env", with_pip=True)
-    programs = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
-    pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), str(wheel)], check=True)
-    # Away from the repository and from its environment, so that only the installed package can be found.
+def empty_environment(wheel: Path) -> Path:
+    """Programs of an environment that holds the wheel and what it declares, nothing else.
+
+    It stays in build/ and serves again while the declared dependencies are the same.
+    """
+    facts = (ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes()
+    folder = WORK / f"env-{hashlib.sha256(facts).hexdigest()[:12]}"
+    programs, complete = folder / ("Scripts" if os.name == "nt" else "bin"), folder / "complete"
+    reuse = complete.is_file()
+    if not reuse:
+        venv.create(folder, with_pip=True, clear=True)
+    pip = [str(programs / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    how = ["--no-deps", "--force-reinstall"] if reuse else ["-c", str(ROOT / "constraints.txt")]
+    subprocess.run([*pip, *how, str(wheel)], check=True)
+    complete.touch()
+    return programs
+
+
+def use(programs: Path, folder: Path) -> None:
+    """Walks from a shipped sample to a reconstruction, away from the repository and its environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     for line in (
         "list",
         "show siren",
         "doctor",
-        "simulate ct sample:ct_chest_slice -o scan.npz --geometry parallel --views 12 --detector-bins 48 --seed 0",
+        "simulate ct sample:ct_chest_slice -o scan.npz --views 12 --detector-bins 48 --spacing-mm 8",
         "reconstruct scan.npz --method scope --preset tiny --baselines fast -o run --quiet",
+        "render run -o finer.nii.gz --spacing-mm 4",
     ):
         done = subprocess.run(
             [str(programs / "scanfield"), *line.split()], cwd=folder, env=environment, capture_output=True, text=True
         )
         if done.returncode != 0:
             fail(f"`scanfield {line}` exits with {done.returncode}\n{done.stdout}{done.stderr}")
-    for name in ("run.json", "field.safetensors", "report.html"):
-        if not (folder / "run" / name).is_file():
-            fail(f"the reconstruction left no {name}")
+    for name in ("finer.nii.gz", "run/run.json", "run/field.safetensors", "run/report.html"):
+        if not (folder / name).is_file():
+            fail(f"there is no {name}")
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        sdist, wheel = build(folder)
-        check_contents(sdist, wheel)
-        use(wheel, folder)
-        print(f"wheel smoke test: {wheel.name}, {wheel.stat().st_size / 1e6:.2f} MB, installs alone and reconstructs")
+    shutil.rmtree(WORK / "dist", ignore_errors=True)
+    sdist, wheel = build(WORK / "dist")
+    check_contents(sdist, wheel)
+    programs = empty_environment(wheel)
+    with tempfile.TemporaryDirectory() as folder:
+        use(programs, Path(folder))
+    print(f"wheel smoke test: {wheel.name}, {wheel.stat().st_size / 1e6:.2f} MB, installs alone and reconstructs")
     return 0
 
 

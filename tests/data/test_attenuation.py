@@ -36,7 +36,9 @@ def test_values_that_could_be_anything_are_refused(scan):
 
 
 def test_hounsfield_units_follow_the_definition():
-    assert attenuation(image(-1000.0, 1000.0), mu_water_per_mm=0.02).values.flatten().tolist() == pytest.approx([0, 0.04])
+    assert attenuation(image(-1000.0, 1000.0), mu_water_per_mm=0.02).values.flatten().tolist() == pytest.approx(
+        [0, 0.04]
+    )
 
 
 def test_attenuation_stays_as_it_is_below_zero_too():

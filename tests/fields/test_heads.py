@@ -25,7 +25,9 @@ def test_values_in_physical_units(head, formula):
     assert torch.autograd.gradcheck(head, z) and torch.autograd.gradgradcheck(head, z)
 
 
-@pytest.mark.parametrize("head", [SigmoidHead(2.0), SoftplusHead(2.0), SquareplusHead(2.0)], ids=lambda h: type(h).__name__)
+@pytest.mark.parametrize(
+    "head", [SigmoidHead(2.0), SoftplusHead(2.0), SquareplusHead(2.0)], ids=lambda h: type(h).__name__
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_positive_and_finite_for_extreme_outputs(head, dtype):
     z = torch.tensor([-1e4, -50.0, 0.0, 50.0, 1e4], dtype=dtype, requires_grad=True)

@@ -34,7 +34,7 @@ class Problem:
     def groups(self) -> list[ParameterGroup]:
         return [
             ParameterGroup("slope", [self.slope], 0.05, cosine()),
-            ParameterGroup("offset", [self.offset], 0.1, optimiser=sgd(momentum=0.5), start_step=20, stop_step=70),
+            ParameterGroup("offset", [self.offset], 0.1, optimiser=sgd(momentum=0.5), start_step=5, stop_step=17),
         ]
 
     def batches(self, step: int) -> Tensor:
@@ -49,10 +49,17 @@ class Problem:
         return {"data": residual.square().mean(), "size": self.slope.abs().sum()}
 
     def fit(self, stage: str = "fit", **more: object) -> FitLog:
-        options = {"steps": 100, "ema_decay": 0.9, "check_every": 10, "keep_best": True, "log_every": 7}
+        options = {"steps": 24, "ema_decay": 0.9, "check_every": 4, "keep_best": True, "log_every": 3}
         options |= {"checkpoint_every_s": 0.0} | more
         return minimise(
-            stage, self.groups(), self.loss, self.batches, FitConfig(**options), self.run, weights={"size": 1e-3}, held_out=self.held_out
+            stage,
+            self.groups(),
+            self.loss,
+            self.batches,
+            FitConfig(**options),
+            self.run,
+            weights={"size": 1e-3},
+            held_out=self.held_out,
         )
 
     def held_out(self) -> float:
@@ -115,7 +122,9 @@ def test_about_two_hundred_log_lines_by_default():
 def test_average_of_the_parameters():
     x = nn.Parameter(torch.zeros(1))
     plan = FitConfig(3, ema_decay=0.5)
-    minimise("fit", [ParameterGroup("x", [x], 1.0, optimiser=sgd())], lambda s, b: {"d": -x.sum()}, nothing, plan, Run())
+    minimise(
+        "fit", [ParameterGroup("x", [x], 1.0, optimiser=sgd())], lambda s, b: {"d": -x.sum()}, nothing, plan, Run()
+    )
     assert x.item() == 0.5 * 3 + 0.25 * 2 + 0.125 * 1  # x was 0, 1, 2, 3; the average starts at 0
 
 
@@ -196,7 +205,15 @@ def test_a_loss_that_is_not_finite_says_where(value):
 def test_a_weight_for_an_unknown_term_is_a_mistake():
     x = nn.Parameter(torch.zeros(1))
     with pytest.raises(ValueError, match="smoothnes"):
-        minimise("fit", [ParameterGroup("x", [x], 0.1)], quadratic(x), nothing, FitConfig(1), Run(), weights={"smoothnes": 1.0})
+        minimise(
+            "fit",
+            [ParameterGroup("x", [x], 0.1)],
+            quadratic(x),
+            nothing,
+            FitConfig(1),
+            Run(),
+            weights={"smoothnes": 1.0},
+        )
 
 
 def test_no_steps_change_nothing():
@@ -239,7 +256,9 @@ def without_times(log: FitLog) -> dict:
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-@pytest.mark.parametrize(("stage", "at"), [("one", 0), ("one", 1), ("one", 43), ("one", 99), ("two", 0), ("two", 55), ("two", 70)])
+@pytest.mark.parametrize(
+    ("stage", "at"), [("one", 0), ("one", 1), ("one", 10), ("one", 23), ("two", 0), ("two", 13), ("two", 16)]
+)
 def test_resumed_is_bit_equal_to_uninterrupted(uninterrupted, tmp_path, how, stage, at):
     folder = tmp_path / "cut"
     folder.mkdir()
@@ -262,15 +281,21 @@ def test_resumed_is_bit_equal_to_uninterrupted(uninterrupted, tmp_path, how, sta
             problem.fit(name)
     except KeyboardInterrupt:
         pass
-    with (folder / "log.jsonl").open("a") as file:  # a kill may also leave a line ahead of the checkpoint, or half a line
-        file.write('{"stage": "' + stage + '", "step": 99999, "loss": {"data": 0.1}, "held_out": null}\n{"stage": "x", "loss": {"a": 1}')
+    with (folder / "log.jsonl").open(
+        "a"
+    ) as file:  # a kill may also leave a line ahead of the checkpoint, or half a line
+        file.write(
+            '{"stage": "'
+            + stage
+            + '", "step": 99999, "loss": {"data": 0.1}, "held_out": null}\n{"stage": "x", "loss": {"a": 1}'
+        )
     again = Problem(Run(folder, seed=5, resume=True))
     logs = [again.fit(name) for name in stages]
     values, whole, whole_logs = uninterrupted
     assert torch.equal(again.values, values)
     assert [without_times(log) for log in logs] == [without_times(log) for log in whole_logs]
     assert lines(folder) == whole
-    assert len(again.steps_run) < 200 or (stage, at) == ("one", 0)
+    assert len(again.steps_run) < 48 or (stage, at) == ("one", 0)
 
 
 def test_a_finished_stage_returns_at_once(tmp_path):
@@ -286,7 +311,7 @@ def test_without_resume_a_checkpoint_is_ignored(tmp_path):
     first.fit()
     again = Problem(Run(tmp_path, seed=2))
     again.fit()
-    assert len(again.steps_run) == 100 and not torch.equal(again.values, first.values)
+    assert len(again.steps_run) == 24 and not torch.equal(again.values, first.values)
 
 
 def test_an_interrupted_fit_returns_its_average_and_resumes_from_the_raw_parameters(tmp_path):
@@ -301,7 +326,9 @@ def test_an_interrupted_fit_returns_its_average_and_resumes_from_the_raw_paramet
     groups = [ParameterGroup("x", [x], 1.0, optimiser=sgd())]
     minimise("fit", groups, loss, nothing, FitConfig(10, ema_decay=0.5), run)
     assert x.item() == 0.5 * 3 + 0.25 * 2 + 0.125
-    minimise("fit", groups, lambda s, b: {"d": -x.sum()}, nothing, FitConfig(3, ema_decay=0.5), Run(tmp_path, resume=True))
+    minimise(
+        "fit", groups, lambda s, b: {"d": -x.sum()}, nothing, FitConfig(3, ema_decay=0.5), Run(tmp_path, resume=True)
+    )
     assert x.item() == 0.5 * 3 + 0.25 * 2 + 0.125
 
 
@@ -310,9 +337,23 @@ def test_resuming_with_another_model_or_plan_is_refused(tmp_path):
     minimise("fit", [ParameterGroup("x", [x], 0.1)], quadratic(x), nothing, FitConfig(3), Run(tmp_path))
     other = nn.Parameter(torch.zeros(4))
     with pytest.raises(InputError, match="another model"):
-        minimise("fit", [ParameterGroup("x", [other], 0.1)], quadratic(other), nothing, FitConfig(3), Run(tmp_path, resume=True))
+        minimise(
+            "fit",
+            [ParameterGroup("x", [other], 0.1)],
+            quadratic(other),
+            nothing,
+            FitConfig(3),
+            Run(tmp_path, resume=True),
+        )
     with pytest.raises(InputError, match="configuration"):
-        minimise("fit", [ParameterGroup("x", [x], 0.1)], quadratic(x), nothing, FitConfig(3, ema_decay=0.9), Run(tmp_path, resume=True))
+        minimise(
+            "fit",
+            [ParameterGroup("x", [x], 0.1)],
+            quadratic(x),
+            nothing,
+            FitConfig(3, ema_decay=0.9),
+            Run(tmp_path, resume=True),
+        )
 
 
 def test_every_optimiser_resumes(tmp_path):
@@ -330,7 +371,10 @@ def test_every_optimiser_resumes(tmp_path):
 
         def groups(parameters=parameters):
             makers = [adam(weight_decay=0.1), sgd(momentum=0.9), sgd()]
-            return [ParameterGroup(str(k), [p], 0.01, optimiser=m) for k, (p, m) in enumerate(zip(parameters, makers, strict=True))]
+            return [
+                ParameterGroup(str(k), [p], 0.01, optimiser=m)
+                for k, (p, m) in enumerate(zip(parameters, makers, strict=True))
+            ]
 
         plan = FitConfig(12, checkpoint_every_s=0.0)
         if cut:
@@ -338,9 +382,7 @@ def test_every_optimiser_resumes(tmp_path):
                 minimise("fit", groups(), loss, nothing, plan, Run(folder))
             for p in parameters:
                 nn.init.zeros_(p)
-            cut = None
-            plain = lambda s, b: {"d": sum((p * (k + 1) - 2).square().sum() for k, p in enumerate(parameters))}  # noqa: E731
-            minimise("fit", groups(), plain, nothing, plan, Run(folder, resume=True))
+            minimise("fit", groups(), lambda step, batch: loss(-1, batch), nothing, plan, Run(folder, resume=True))
         else:
             minimise("fit", groups(), loss, nothing, plan, Run(folder))
         results.append(torch.cat(parameters).detach())

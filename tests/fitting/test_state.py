@@ -13,7 +13,12 @@ from torch import nn
 from scanfield.errors import InputError
 from scanfield.fitting.state import adopt_parameters, load_state, save_state
 
-TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b/c": torch.tensor(7), "empty": torch.zeros(0, 2), "t": torch.ones(2, 3).T}
+TENSORS = {
+    "a": torch.arange(6.0).reshape(2, 3),
+    "b/c": torch.tensor(7),
+    "empty": torch.zeros(0, 2),
+    "t": torch.ones(2, 3).T,
+}
 FACTS = {"kind": "thing", "schema": 2, "text": "μ", "number": 0.1}
 
 

@@ -29,14 +29,14 @@ def test_a_constant_field_measures_the_chord_of_the_box_exactly(count):
     torch.testing.assert_close(found[2, 0], straight, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 27, 10**6])
-def test_predict_all_is_in_the_shape_of_the_scan_whatever_the_chunk(chunk):
+@pytest.mark.parametrize("points", [1, 250, 27 * 50, 10**6])
+def test_predict_all_is_in_the_shape_of_the_scan_whatever_the_chunks(points):
     operator = LineIntegral(GEOMETRY, Domain.of_grid(VOLUME), 50)
 
     def field(x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x[..., :1], x[..., 1:2] ** 2], dim=-1)
 
-    found = predict_all(field, operator, chunk=chunk)
+    found = predict_all(field, operator, points=points)
     assert found.shape == (3, 1, 9, 2) and not found.requires_grad
     torch.testing.assert_close(found.reshape(27, 2), predict(field, operator, torch.arange(27)), atol=1e-3, rtol=1e-5)
 

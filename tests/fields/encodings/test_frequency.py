@@ -54,7 +54,7 @@ def test_gaussian_by_hand(factor):
 
 
 def test_gaussian_kernel_width():
-    """<gamma(u), gamma(v)> / m -> exp(-(a sigma |u - v|)^2 / 2): the kernel that sigma stands for (Tancik et al. 2020)."""
+    """<gamma(u), gamma(v)> / m -> exp(-(a sigma |u - v|)^2 / 2) (Tancik et al. 2020)."""
     encoding = GaussianFourier(2, 40000, 0.8, generator=torch.Generator().manual_seed(0))
     u = torch.tensor([[0.1, 0.2], [0.25, 0.1]])
     features = encoding(u)
@@ -62,7 +62,11 @@ def test_gaussian_kernel_width():
     assert kernel == pytest.approx(math.exp(-((2 * math.pi * 0.8) ** 2) * 0.0325 / 2), abs=0.01)
 
 
-@pytest.mark.parametrize("encoding", [Frequency(2, 3), GaussianFourier(2, 5, 1.0, generator=torch.Generator())], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "encoding",
+    [Frequency(2, 3), GaussianFourier(2, 5, 1.0, generator=torch.Generator())],
+    ids=lambda e: type(e).__name__,
+)
 def test_batches_and_derivatives(encoding):
     assert encoding(U[None].expand(4, 2, 2)).shape == (4, 2, encoding.out_dims)
     assert encoding(U[:0]).shape == (0, encoding.out_dims)

@@ -20,7 +20,9 @@ def points(count: int, dims: int, seed=0) -> torch.Tensor:
     return 2 * torch.rand(count, dims, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 1
 
 
-def brute_force(grid: MultiresolutionGrid, u: np.ndarray, *, smooth: bool, log2_table: int, growth=1.7, base=3) -> np.ndarray:
+def brute_force(
+    grid: MultiresolutionGrid, u: np.ndarray, *, smooth: bool, log2_table: int, growth=1.7, base=3
+) -> np.ndarray:
     """Multilinear interpolation of the table with plain loops, from the published description."""
     primes = [1, 2654435761, 805459861, 3674653429]
     table = grid.table.detach().numpy()
@@ -59,7 +61,9 @@ def brute_force(grid: MultiresolutionGrid, u: np.ndarray, *, smooth: bool, log2_
 @pytest.mark.parametrize("second", [False, True], ids=["fast", "reference"])
 def test_value_against_brute_force(dims, interpolation, log2_table, second):
     grid = make(dims, log2_table=log2_table, interpolation=interpolation, second_derivatives=second)
-    u = torch.cat([points(20, dims), torch.ones(1, dims).double(), -torch.ones(1, dims).double(), 1.7 * points(5, dims, 1)])
+    u = torch.cat(
+        [points(20, dims), torch.ones(1, dims).double(), -torch.ones(1, dims).double(), 1.7 * points(5, dims, 1)]
+    )
     expected = brute_force(grid, u.numpy(), smooth=interpolation == "smoothstep", log2_table=log2_table)
     np.testing.assert_allclose(grid(u).detach().numpy(), expected, atol=1e-12)
 
@@ -167,7 +171,12 @@ def test_annealing_survives_saving():
 
 
 def test_initial_features_are_small_and_drawn_from_the_generator():
-    draw = [MultiresolutionGrid(2, levels=2, features=2, base=30, growth=2, log2_table=20, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    draw = [
+        MultiresolutionGrid(
+            2, levels=2, features=2, base=30, growth=2, log2_table=20, generator=torch.Generator().manual_seed(s)
+        )
+        for s in (0, 0, 1)
+    ]
     torch.testing.assert_close(draw[0].table, draw[1].table, atol=0, rtol=0)
     assert not torch.equal(draw[0].table, draw[2].table)
     assert 0.9e-4 < draw[0].table.abs().max() <= 1e-4
@@ -175,7 +184,17 @@ def test_initial_features_are_small_and_drawn_from_the_generator():
 
 
 @pytest.mark.parametrize(
-    "change", [{"dims": 1}, {"dims": 5}, {"levels": 0}, {"features": 0}, {"base": 0}, {"growth": 0.9}, {"log2_table": 31}, {"log2_table": 0}]
+    "change",
+    [
+        {"dims": 1},
+        {"dims": 5},
+        {"levels": 0},
+        {"features": 0},
+        {"base": 0},
+        {"growth": 0.9},
+        {"log2_table": 31},
+        {"log2_table": 0},
+    ],
 )
 def test_impossible_encodings(change):
     with pytest.raises(InputError):

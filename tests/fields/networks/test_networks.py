@@ -16,7 +16,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def test_siren_weights_are_those_of_the_paper():
-    """Sitzmann et al. 2020, section 3.2 and supplement 1.5: U(-1/n, 1/n) first, then U(-sqrt(6/n)/omega, sqrt(6/n)/omega)."""
+    """Sitzmann et al. 2020, section 3.2: U(-1/n, 1/n) first, then U(-sqrt(6/n)/omega, sqrt(6/n)/omega)."""
     network = Siren([3, 256, 256, 256, 1], omegas=[30, 30, 10], generator=seeded())
     bounds = [1 / 3, (6 / 256) ** 0.5 / 30, (6 / 256) ** 0.5 / 10, (6 / 256) ** 0.5 / 10]
     for layer, bound in zip(network.layers, bounds, strict=True):
@@ -83,7 +83,9 @@ def test_mlp_by_hand_and_activation():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda g: MLP([2, 8, 1], generator=g), lambda g: Siren([2, 8, 1], omegas=[30], generator=g)], ids=["mlp", "siren"]
+    "make",
+    [lambda g: MLP([2, 8, 1], generator=g), lambda g: Siren([2, 8, 1], omegas=[30], generator=g)],
+    ids=["mlp", "siren"],
 )
 def test_weights_come_from_the_generator_and_nothing_else(make):
     before = torch.get_rng_state()

@@ -1,0 +1,103 @@
+"""Tiny data of every kind a method can accept, on an oblique, left-handed grid, with the truth it was made from.
+
+The object is two discs (cylinders) off the centre of a slice. In the gantry frame the slice is axis-aligned and centred
+at the origin; the world sees it turned, tilted, mirrored along its first voxel axis and far from the origin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from scanfield.data.measurement import Measurement, Noise
+from scanfield.data.phantoms import Ellipsoid, Phantom
+from scanfield.data.scan import Scan
+from scanfield.space.grid import Grid
+from scanfield.space.projection import Detector, ProjectionGeometry
+
+SIZE, SPACING_MM = 24, 2.0
+DISCS = Phantom(
+    (
+        Ellipsoid((9.0, 5.0, 0.0), (7.0, 7.0, math.inf), value=0.02),
+        Ellipsoid((-4.0, 11.0, 0.0), (4.0, 4.0, math.inf), value=0.02),
+    )
+)
+
+
+def frame() -> np.ndarray:
+    """Gantry mm -> world mm: a rotation about an oblique axis, then a long way off."""
+    axis = np.array([1.0, -2.0, 0.7]) / np.linalg.norm([1.0, -2.0, 0.7])
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.eye(3) + np.sin(0.8) * cross + (1 - np.cos(0.8)) * cross @ cross
+    matrix[:3, 3] = (-120.0, 45.0, 300.0)
+    return matrix
+
+
+def in_gantry(shape: tuple[int, int, int], spacing: tuple[float, float, float], turn_deg: float = 0.0) -> np.ndarray:
+    """Affine of a grid centred at the gantry's origin; a negative spacing mirrors an axis."""
+    turn = np.deg2rad(turn_deg)
+    affine = np.eye(4)
+    affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    affine[:3, :3] = affine[:3, :3] @ np.diag(spacing)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
+    return affine
+
+
+GRID = Grid((SIZE, SIZE, 1), frame() @ in_gantry((SIZE, SIZE, 1), (-SPACING_MM, SPACING_MM, 3.0)))
+OTHER_GRID = Grid((40, 34, 1), frame() @ in_gantry((40, 34, 1), (1.3, -1.7, 3.0), turn_deg=33.0))
+
+
+def true_values(grid: Grid) -> torch.Tensor:
+    """The object at the voxel centres of a grid."""
+    inverse = torch.tensor(np.linalg.inv(frame()))
+    gantry = grid.points().double() @ inverse[:3, :3].T + inverse[:3, 3]
+    return DISCS.values(gantry).float().reshape(grid.shape)
+
+
+def centre_of_mass_mm(image: torch.Tensor, grid: Grid) -> np.ndarray:
+    """World centre of what is brighter than half of the maximum."""
+    weight = (image - 0.5 * image.max()).clamp(min=0).reshape(-1, 1).double()
+    return ((weight * grid.points().double()).sum(0) / weight.sum()).numpy()
+
+
+@dataclass(frozen=True)
+class Case:
+    """Data to fit, and data of the same object that the fit does not see."""
+
+    data: Any
+    held_out: Any
+
+
+def _projections(beam: str) -> Case:
+    views, bins = 24, 36
+    sizes = {} if beam == "parallel" else {"source_to_axis_mm": 150.0, "source_to_detector_mm": 250.0}
+    pitch = 1.8 if beam == "parallel" else 3.2
+    arc = 180.0 if beam == "parallel" else 360.0
+    detector = Detector("flat", (1, bins), (3.0, pitch))
+    flat = Grid(GRID.shape, np.linalg.inv(frame()) @ GRID.affine)
+    gantry = ProjectionGeometry(beam, np.arange(views) * arc / views, detector, flat, **sizes)
+    rays = gantry.rays(torch.arange(gantry.count), dtype=torch.float64)
+    values = DISCS.line_integrals(rays).float().reshape(gantry.shape)
+    scan = Measurement(values, replace(gantry, frame=frame(), volume=GRID), Noise("none"), source="phantom")
+    return Case(*scan.hold_out(4))
+
+
+def _image() -> Case:
+    unseen = torch.zeros(GRID.shape, dtype=torch.bool)
+    unseen[::5, ::5] = True
+    values = true_values(GRID)
+    return Case(Scan(values, GRID, "1/mm", ~unseen), Scan(values, GRID, "1/mm", unseen))
+
+
+KINDS: dict[str, Callable[[], Case]] = {
+    "projections:parallel": lambda: _projections("parallel"),
+    "projections:fan": lambda: _projections("fan"),
+    "projections:cone": lambda: _projections("cone"),
+    "image": _image,
+}

@@ -1,0 +1,245 @@
+"""What every method promises, checked for all that `discover()` finds, also in other packages. No skip list."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import inspect
+import itertools
+import json
+import re
+import sys
+import time
+import typing
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scanfield.methods import api, config
+from scanfield.run import Run
+from scanfield.tasks.result import Reconstruction
+
+
+def _load(name: str) -> ModuleType:
+    """A module beside this file: tests are no package."""
+    spec = importlib.util.spec_from_file_location(f"conformance_{name}", Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+tiny_data = _load("data")
+METHODS = sorted(api.discover())
+CASES = [(name, kind) for name in METHODS for kind in api.card(name).accepts]
+
+
+@cache
+def fitted(name: str, kind: str) -> tuple[Reconstruction, float, bool]:
+    """One tiny fit for all tests: result, seconds, and whether a global random state moved."""
+    module, case = api.load(name), tiny_data.KINDS[kind]()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # Python's own moves by the type checker alone
+    start = time.process_time()
+    result = module.fit(module.Config.tiny(), case.data, Run(seed=3), held_out=case.held_out)
+    seconds = time.process_time() - start
+    moved = not (torch.equal(states[0], torch.get_rng_state()) and (states[1] == np.random.get_state()[1]).all())
+    return result, seconds, moved
+
+
+# The card ------------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_methods():
+    assert METHODS
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_card_is_complete(name):
+    card = api.card(name)
+    for key in ("title", "authors", "venue", "summary", "choose_when", "choose_not_when", "text"):
+        assert getattr(card, key).strip(), f"the card's '{key}' is empty"
+    assert 1980 <= card.year <= 2100
+    assert card.link.startswith("https://"), "the card needs a doi or an arxiv number"
+    assert card.accepts and len(set(card.accepts)) == len(card.accepts)
+    unknown = set(card.accepts) - set(tiny_data.KINDS)
+    assert not unknown, f"kinds without tiny data in tests/conformance/data.py: {unknown}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bibtex_parses_and_agrees_with_the_card(name):
+    card = api.card(name)
+    assert re.fullmatch(r"@\w+\{[\w:.-]+,\s*.*\}", card.bibtex.strip(), re.DOTALL)
+    depth = 0
+    for character in card.bibtex:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    assert depth == 0
+    fields = dict(re.findall(r"(\w+)\s*=\s*\{(.*?)\}\s*[,}]", card.bibtex, re.DOTALL))
+    assert {"author", "title", "year"} <= set(fields)
+    assert int(fields["year"]) == card.year
+
+    def letters(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    assert letters(fields["title"]) == letters(card.title)
+
+
+# The module ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_module_defines_what_a_method_is_and_nothing_it_must_not(name):
+    module = api.load(name)
+    for part in ("build", "fit", "render", "predict"):
+        assert callable(vars(module)[part])
+    assert {"held_out", "prior"} <= set(inspect.signature(module.fit).parameters)
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    banned = {
+        "random.random",
+        "torch.manual_seed",
+        "torch.cuda.manual_seed_all",
+        "np.random.seed",
+        "random.seed",
+        "hasattr",
+        "print",
+    }
+    banned |= {"torch.set_default_device", "torch.set_default_dtype", "torch.set_num_threads"}
+    assert not called & banned
+    assert ast.get_docstring(tree)
+
+
+def _undocumented(cls: type) -> list[str]:
+    body = ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls))).body[0].body
+    documented = {
+        node.target.id
+        for node, after in itertools.pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    }
+    hints, missing = typing.get_type_hints(cls), []
+    for field in dataclasses.fields(cls):
+        if field.name not in documented:
+            missing.append(f"{cls.__name__}.{field.name}")
+        if dataclasses.is_dataclass(hints[field.name]):
+            missing += _undocumented(hints[field.name])
+    return missing
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_config_field_is_documented(name):
+    assert _undocumented(api.load(name).Config) == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("preset", ["Config", "fast", "tiny"])
+def test_configurations_are_frozen_and_travel_as_json(name, preset):
+    cls = api.load(name).Config
+    value = cls() if preset == "Config" else getattr(cls, preset)()
+    assert type(value) is cls
+    assert config.from_json(cls, json.loads(json.dumps(config.to_json(value)))) == value
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, dataclasses.fields(cls)[0].name, None)
+
+
+# The fit -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_tiny_fit_takes_seconds_and_uses_no_global_random_state(name, kind):
+    _, seconds, moved = fitted(name, kind)
+    assert seconds < 20, f"Config.tiny() took {seconds:.0f} s of CPU time"
+    assert not moved, "a global random state was used: draw from run.generator(...)"
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_loss_falls_and_held_out_data_are_watched(name, kind):
+    result, _, _ = fitted(name, kind)
+    assert result.logs, "a method returns the log of every stage"
+    for log in result.logs:
+        first, last = (sum(log.history[k]["loss"].values()) for k in (0, -1))
+        assert last < first, f"stage '{log.stage}': {first:.4g} -> {last:.4g}"
+        assert log.history[-1]["held_out"] is not None
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_result_says_what_it_is(name, kind):
+    result, _, _ = fitted(name, kind)
+    assert result.method == name and result.config == api.load(name).Config.tiny()
+    assert result.spec.unit == "1/mm" and result.spec.grid.same_as(tiny_data.GRID)
+    image = result.render()
+    assert tuple(image.shape[:3]) == tiny_data.GRID.shape and torch.isfinite(image).all()
+    assert image.device.type == "cpu" and not image.requires_grad
+    assert 0.01 < image.max() < 0.04, "the object has 0.02 per mm"
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize("grid", [tiny_data.GRID, tiny_data.OTHER_GRID], ids=["own grid", "another grid"])
+def test_image_lies_at_its_place_in_the_world(name, kind, grid):
+    image = fitted(name, kind)[0].render(grid)
+    assert tuple(image.shape) == grid.shape
+    fine = tiny_data.GRID.resampled(0.5)
+    expected = tiny_data.centre_of_mass_mm(tiny_data.true_values(fine), fine)
+    found = tiny_data.centre_of_mass_mm(image, grid)
+    assert np.linalg.norm(found - expected) < tiny_data.SPACING_MM
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_prediction_has_the_shape_and_size_of_the_data(name, kind):
+    result, _, _ = fitted(name, kind)
+    for data in (tiny_data.KINDS[kind]().data, tiny_data.KINDS[kind]().held_out):
+        predicted = result.predict(data)
+        assert predicted.shape == data.values.shape and torch.isfinite(predicted).all()
+        assert predicted.sum().item() == pytest.approx(data.values.sum().item(), rel=0.5)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_saved_and_loaded_renders_the_same(name, kind, tmp_path):
+    result, _, _ = fitted(name, kind)
+    result.save(tmp_path / "field.safetensors")
+    back = Reconstruction.load(tmp_path / "field.safetensors")
+    assert back.config == result.config and back.method == name
+    assert torch.equal(back.render(), result.render())
+    assert torch.equal(back.render(tiny_data.OTHER_GRID), result.render(tiny_data.OTHER_GRID))
+    data = tiny_data.KINDS[kind]().held_out
+    assert torch.equal(back.predict(data), result.predict(data))
+    assert [log.to_json() for log in back.logs] == [log.to_json() for log in result.logs]
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_the_seed_decides_everything(name, kind):
+    module, case = api.load(name), tiny_data.KINDS[kind]()
+
+    def image(seed: int) -> Any:
+        return module.fit(module.Config.tiny(), case.data, Run(seed=seed), held_out=case.held_out).render()
+
+    torch.manual_seed(11)  # what others do with the global generator must not matter
+    first = fitted(name, kind)[0].render()
+    assert torch.equal(image(3), first)
+    assert not torch.equal(image(4), first)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_killed_and_resumed_is_bit_equal(name, kind, tmp_path):
+    """The run is stopped in the middle of its first stage, after its last event but one was logged."""
+    module, case = api.load(name), tiny_data.KINDS[kind]()
+    whole = fitted(name, kind)[0]
+    half = whole.logs[0].steps // 2
+
+    run = Run(tmp_path, seed=3)
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("step", 0) >= half:
+            run.stop.set()
+
+    run.observers = (stop,)
+    cut = module.fit(module.Config.tiny(), case.data, run, held_out=case.held_out)
+    assert cut.logs[0].stopped == "interrupted"
+    assert torch.isfinite(cut.render()).all()
+    again = module.fit(module.Config.tiny(), case.data, Run(tmp_path, seed=3, resume=True), held_out=case.held_out)
+    assert torch.equal(again.render(), whole.render())
