@@ -63,6 +63,10 @@ class Run:
         if self.folder is not None:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
+        self.tell(event)
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Tells the observers something that is not part of the fit's log."""
         for observer in self.observers:
             observer(event)
 
@@ -80,8 +84,7 @@ class Run:
         """Keeps a warning for the table, the report and the terminal."""
         if message not in self.warnings:
             self.warnings.append(message)
-            for observer in self.observers:
-                observer({"warning": message})
+            self.tell({"warning": message})
 
     def note(self, message: str) -> None:
         """Keeps a remark a reader of the numbers needs; unlike a warning, nothing is wrong."""

@@ -19,6 +19,7 @@ from scanfield.run import Run, choose_device
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
 from scanfield.tasks import reconstruction
+from scanfield.tasks.outcome import Outcome
 from scanfield.tasks.result import Reconstruction
 
 
@@ -36,7 +37,7 @@ def reconstruct(
     reference: Scan | str | Path | None = None,
     reference_unit: CtUnit = "auto",
     grid: Grid | None = None,
-) -> reconstruction.Outcome:
+) -> Outcome:
     """Reconstructs a scan: `scanfield reconstruct` as a function.
 
     Args:

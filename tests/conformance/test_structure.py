@@ -35,6 +35,7 @@ ORDER = [
     "report",
     "tasks.table",
     "tasks.folder",
+    "tasks.outcome",
     "tasks.reconstruction",
     "tasks.image_fit",
     "shortcuts",

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from scanfield.errors import InputError
+from scanfield.report.curves import convergence_figure
 from scanfield.report.pictures import (
     Panel,
     comparison_figure,
-    convergence_figure,
     encode,
     nice_length_mm,
     projections_figure,

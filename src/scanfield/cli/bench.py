@@ -28,6 +28,7 @@ and the claimed orderings as checks.
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs the command line `scanfield bench ...` and returns its exit code."""
     commands = {"list": _list, "run": _run, "compare": _compare}
     arguments = argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):

@@ -14,6 +14,7 @@ from scanfield.methods import api
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `scanfield list`, `show` or `cite` and returns the exit code."""
     return {"list": _list, "show": _show, "cite": _cite}[argv[0]](argv[1:])
 
 

@@ -18,6 +18,7 @@ SPACING_MM = "1.765625"  # twice the slice's pixels: what is reconstructed is co
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `scanfield demo ...` and returns its exit code."""
     parser = Parser(
         "scanfield demo",
         f"Scans the shipped CT slice from {VIEWS} views with photon noise, reconstructs it with scope beside filtered "

@@ -30,7 +30,7 @@ REQUIRED = (
     "jinja2",
 )
 _MODULES = {"scikit-image": "skimage"}
-EXTRAS = {"dicom": ("pydicom", "DICOM series"), "itk": ("SimpleITK", "MHA and NRRD files")}
+EXTRAS = {"dicom": ("pydicom", "DICOM series")}
 _MATMUL = 1024
 
 
@@ -45,6 +45,7 @@ class Finding:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `scanfield doctor` and returns its exit code."""
     parser = Parser("scanfield doctor", "Checks this installation. Exit code 1 if something essential is broken.")
     add_json(parser)
     args = parser.parse(argv[1:])

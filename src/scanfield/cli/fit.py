@@ -30,7 +30,8 @@ from scanfield.run import Run, choose_device
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
 from scanfield.tasks.image_fit import fit_image
-from scanfield.tasks.reconstruction import Outcome, reconstruct
+from scanfield.tasks.outcome import Outcome
+from scanfield.tasks.reconstruction import reconstruct
 
 PRESET_NOTES = {
     "tiny": " (shows that everything works; no image worth looking at)",

@@ -33,6 +33,7 @@ _USER_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 
 def usage() -> str:
+    """The help text of `scanfield` itself."""
     lines = ["usage: scanfield COMMAND [arguments]", "", "Neural fields for medical imaging.", "", "commands:"]
     lines += [f"  {name:<13}{summary}" for name, (_, summary) in COMMANDS.items()]
     lines += [

@@ -106,14 +106,17 @@ def count(*, least: int = 1) -> Callable[[str], int]:
 
 
 def add_quiet(parser: argparse._ActionsContainer) -> None:
+    """Adds --quiet."""
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:
+    """Adds --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:
+    """Adds --device."""
     parser.add_argument(
         "--device",
         type=one_of("auto", "cpu", "cuda"),

@@ -17,6 +17,7 @@ PROG = "scanfield reconstruct"
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `scanfield reconstruct ...` and returns its exit code."""
     arguments = argv[1:]
     if any(a == "--resume" or a.startswith("--resume=") for a in arguments):
         return _resume(arguments)

@@ -11,6 +11,7 @@ from scanfield.errors import InputError
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `scanfield render` or `scanfield report` and returns the exit code."""
     return {"render": _render, "report": _report}[argv[0]](argv[1:])
 
 

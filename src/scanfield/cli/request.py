@@ -61,6 +61,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def check_unchanged(request: Request, started: set[str], where: str) -> None:
+    """Raises `InputError` if an input is gone or is not the file the run was started with."""
     from scanfield.data.files import checksum
 
     for name in request.inputs:

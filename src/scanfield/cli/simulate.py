@@ -36,6 +36,7 @@ USAGE = "\n".join(
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `scanfield simulate ...` and returns its exit code."""
     arguments = argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)

@@ -93,12 +93,20 @@ class Measurement(Generic[G]):
 
     def hold_out(self, count: int) -> tuple[Measurement[G], Measurement[G] | None]:
         """(views to fit, `count` views spread evenly and held out, or None for 0)."""
-        views = self.acquisition.views
         if count == 0:
             return self, None
-        if not 0 < count < views:
+        held = self.held_out_views(count)
+        return self.subset(np.setdiff1d(np.arange(self.acquisition.views), held)), self.subset(held)
+
+    def held_out_views(self, count: int) -> np.ndarray:
+        """The indices of the views that `hold_out` keeps from the fit.
+
+        Raises:
+            InputError: not between 0 and the number of views.
+        """
+        views = self.acquisition.views
+        if not 0 <= count < views:
             raise InputError(
                 f"cannot hold out {count} of {views} views", fix=f"choose --holdout-views between 0 and {views - 1}"
             )
-        held = np.unique(np.round((np.arange(count) + 0.5) * views / count - 0.5).astype(int))
-        return self.subset(np.setdiff1d(np.arange(views), held)), self.subset(held)
+        return np.unique(np.round((np.arange(count) + 0.5) * views / max(count, 1) - 0.5).astype(int))

@@ -52,6 +52,10 @@ class FitConfig:
     log_every: int = 0
     checkpoint_every_s: float = 20.0
 
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise InputError(f"the number of steps cannot be negative, got {self.steps}")
+
 
 @dataclass
 class FitLog:
@@ -96,6 +100,8 @@ def minimise(
     Raises:
         ScanfieldError: the loss became NaN or infinite.
     """
+    if held_out is None and (config.patience or config.keep_best):
+        raise ValueError("patience and keep_best need held-out data to judge by")
     weights = dict(weights or {})
     step_fn = make_step(groups, config.clip_norm)
     parameters = step_fn.parameters

@@ -20,7 +20,7 @@ import numpy as np
 
 from scanfield.data.write import write_atomically
 from scanfield.errors import InputError
-from scanfield.report import numbers, pictures
+from scanfield.report import curves, numbers, pictures, style
 from scanfield.report.citation import one_line
 from scanfield.report.record import Column, Picture, Projections, Record, read_record
 
@@ -81,7 +81,7 @@ def build_report(run_folder: Path) -> Path:
 
 def _embedded(plates: list[Plate], finest: dict[str, bytes]) -> dict[str, str]:
     """Data URIs of all figures, at the finest resolution that keeps the page below `PAGE_BYTES`."""
-    pngs, dpi = finest, pictures.DPI
+    pngs, dpi = finest, style.DPI
     while (size := sum(len(png) for png in pngs.values())) > PAGE_BYTES and dpi > COARSEST_DPI:
         dpi = max(COARSEST_DPI, int(0.97 * dpi * math.sqrt(PAGE_BYTES / size)))
         pngs = {plate.name: pictures.encode(plate.figure, "png", dpi) for plate in plates}
@@ -129,7 +129,7 @@ def _image_plates(record: Record) -> Iterator[Plate]:
                 pictures.Panel(_marked(record, p), p.cuts[v] - reference.cuts[v], _scores(record, p)) for p in results
             ]
             figure = pictures.comparison_figure(
-                panels, view, window=(-limit, limit), unit=f"{label} ({unit})", colour_map=pictures.ERROR_MAP
+                panels, view, window=(-limit, limit), unit=f"{label} ({unit})", colour_map=style.ERROR_MAP
             )
             caption = (
                 f"{where.capitalize()}, error maps against another reference: {_error_caption(label, limit, unit)}"
@@ -141,7 +141,7 @@ def _image_plates(record: Record) -> Iterator[Plate]:
 def _error_caption(label: str, limit: float, unit: str) -> str:
     return (
         f"{label}, from −{limit:.3g} (blue: too low) to +{limit:.3g} {unit} (red: too high); "
-        f"{100 - pictures.WITHIN_PERCENT} % of the errors are larger and take the end colours."
+        f"{100 - style.WITHIN_PERCENT} % of the errors are larger and take the end colours."
     )
 
 
@@ -207,9 +207,9 @@ def _convergence_plates(record: Record) -> list[Plate]:
     if not record.events:
         return []
     held_out = [event for event in record.events if event.held_out is not None]
-    figure = pictures.convergence_figure(record.events)
+    figure = curves.convergence_figure(record.events)
     last = {event.stage: event for event in record.events}
-    if len(last) <= pictures.MAX_STAGES:
+    if len(last) <= curves.MAX_STAGES:
         parts = "; ".join(f"{stage}: {event.step} steps in {_duration(event.seconds)}" for stage, event in last.items())
     else:
         steps, seconds = sum(event.step for event in last.values()), sum(event.seconds for event in last.values())

@@ -1,4 +1,4 @@
-"""The figures of a report: images with error maps, sinograms, convergence.
+"""The figures of a report: images with error maps, and sinograms.
 
 Every function returns a `matplotlib.figure.Figure` of its own (no pyplot, no global state); `encode` turns it into the
 bytes of a PNG or SVG file. Sizes are millimetres on paper. Text is drawn as it stands: '$' and '_' have no meaning.
@@ -14,25 +14,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scanfield.errors import InputError
-from scanfield.report.record import Event, Projections
+from scanfield.report.record import Projections
+from scanfield.report.style import (
+    DPI,
+    ERROR_MAP,
+    HELD_OUT,
+    INK,
+    LINES,
+    MM,
+    MUTED,
+    NORMAL,
+    SMALL,
+    WIDTH_MM,
+    WITHIN_PERCENT,
+    new_figure,
+    plain,
+    shortened,
+)
 from scanfield.report.views import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-MM = 1 / 25.4
-WIDTH_MM = 180.0  # the text width of a two-column journal page
-DPI = 220
-ERROR_MAP = "RdBu_r"
-WITHIN_PERCENT = 98  # of the errors lie within the error maps' scale
-INK, MUTED = "#1b1f24", "#57606a"
-# Okabe and Ito's palette: told apart with any colour vision.
-LINES = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-HELD_OUT = "#D55E00"
-MAX_POINTS = 2000  # drawn per curve, or for all curves of many stages
-MAX_STAGES = 3  # beside each other
-SMALL, NORMAL = 6.5, 7.5  # points
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +95,7 @@ def comparison_figure(
     (height, width) = shapes.pop()
     extent_mm = (width * view.spacing_mm[1], height * view.spacing_mm[0])
     layout = _Layout(len(panels), extent_mm, has_errors, any(p.caption for p in panels), columns, width_mm)
-    figure = _figure(width_mm, layout.height_mm)
+    figure = new_figure(width_mm, layout.height_mm)
     grey: dict[str, Any] = {"cmap": colour_map, "vmin": window[0], "vmax": window[1]}
     signed: dict[str, Any] = {"cmap": ERROR_MAP, "vmin": -error_limit, "vmax": error_limit}
     drawn: Any = None
@@ -176,15 +179,6 @@ def _balanced(count: int) -> int:
     return count if count <= 4 else min((4, 3), key=lambda columns: (-count % columns, -columns))
 
 
-def _figure(width_mm: float, height_mm: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width_mm * MM, height_mm * MM), facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _show(axes: Axes, image: np.ndarray, extent_mm: tuple[float, float], scale: dict[str, Any]) -> Any:
     box = (0.0, extent_mm[0], extent_mm[1], 0.0)
     drawn = axes.imshow(np.ma.masked_invalid(image), extent=box, aspect="auto", **scale)
@@ -198,15 +192,10 @@ def _name(axes: Axes, panel: Panel, layout: _Layout) -> None:
     points = layout.panel_mm[1] * MM * 72
     has_caption = layout.title_mm > 5
     above = 1 + (9.2 if has_caption else 1.8) / points
-    axes.text(0, above, _short(panel.label, bold), va="bottom", fontsize=NORMAL, fontweight="bold", **style)
+    axes.text(0, above, shortened(panel.label, bold), va="bottom", fontsize=NORMAL, fontweight="bold", **style)
     if panel.caption:
         style["color"] = MUTED
-        axes.text(0, 1 + 1.8 / points, _short(panel.caption, plain), va="bottom", fontsize=SMALL, **style)
-
-
-def _short(text: str, letters: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= letters else text[: max(1, letters - 1)].rstrip() + "…"
+        axes.text(0, 1 + 1.8 / points, shortened(panel.caption, plain), va="bottom", fontsize=SMALL, **style)
 
 
 def _wrapped(text: str, width_mm: float) -> str:
@@ -281,7 +270,7 @@ def projections_figure(scan: Projections, *, width_mm: float = WIDTH_MM) -> Figu
     rms = np.sqrt(np.mean((scan.predicted - scan.measured) ** 2, axis=(1, 2)))[order]
     held_out = np.isin(order, scan.held_out)
     views, bins = measured.shape
-    figure = _figure(width_mm, 76.0)
+    figure = new_figure(width_mm, 76.0)
     low, high = float(np.nanmin(measured)), float(np.nanmax(measured))
     scale: dict[str, Any] = {"cmap": "gray", "vmin": low, "vmax": high if high > low else low + 1}
     limit = robust_limit([residual])
@@ -308,7 +297,7 @@ def projections_figure(scan: Projections, *, width_mm: float = WIDTH_MM) -> Figu
         if number == 0:
             axes.set_ylabel("view angle (degrees)", fontsize=SMALL)
         _mark_rows(axes, np.flatnonzero(held_out))
-        _plain(axes)
+        plain(axes)
         if number != 1:  # measured and predicted share one bar
             bar_width = 2 * width + gap if number == 0 else width
             bar = figure.colorbar(
@@ -332,7 +321,7 @@ def projections_figure(scan: Projections, *, width_mm: float = WIDTH_MM) -> Figu
     axes.set_xlabel(f"RMS difference ({unit})", fontsize=SMALL, labelpad=1, parse_math=False)
     axes.locator_params(axis="x", nbins=3)
     axes.grid(axis="x", color="#d8dee4", linewidth=0.4)
-    _plain(axes)
+    plain(axes)
     axes.legend(fontsize=SMALL - 0.5, loc="upper center", bbox_to_anchor=(0.5, -0.19), frameon=False, handletextpad=0.2)
     return figure
 
@@ -341,116 +330,6 @@ def _mark_rows(axes: Axes, rows: np.ndarray) -> None:
     """Small triangles at the left edge of an image, pointing at rows."""
     style: dict[str, Any] = {"color": HELD_OUT, "markersize": 3, "linestyle": "none", "clip_on": False}
     axes.plot(np.full(len(rows), -0.025), rows, marker=">", transform=axes.get_yaxis_transform(), **style)
-
-
-def _plain(axes: Axes) -> None:
-    axes.tick_params(labelsize=SMALL - 0.5, width=0.4, length=2, colors=INK)
-    for spine in axes.spines.values():
-        spine.set_linewidth(0.4)
-
-
-def convergence_figure(events: Sequence[Event], *, width_mm: float = WIDTH_MM) -> Figure:
-    """Loss terms and the residual on held-out measurements against the step.
-
-    One column of axes a stage; more than `MAX_STAGES` stages (a volume fitted slice by slice) share one column, a thin
-    line each. Loss terms on a logarithmic scale where they are positive; seconds along the top.
-
-    Args:
-        events: in the order of stages and steps, at least one.
-    """
-    stages = {name: [e for e in events if e.stage == name] for name in dict.fromkeys(e.stage for e in events)}
-    columns = [{name: own} for name, own in stages.items()] if len(stages) <= MAX_STAGES else [stages]
-    with_held_out = any(event.held_out is not None for event in events)
-    height_mm = 74.0 if with_held_out else 52.0
-    figure = _figure(width_mm, height_mm)
-    ratios = (2, 1.25) if with_held_out else (1,)
-    spec = figure.add_gridspec(
-        len(ratios), len(columns), height_ratios=ratios, hspace=0.12, wspace=0.28,
-        left=15 / width_mm, right=1 - 4 / width_mm, bottom=10 / height_mm, top=1 - 13 / height_mm,
-    )  # fmt: skip
-    names = list(dict.fromkeys(name for event in events for name in event.loss))
-    colours = {name: LINES[k % len(LINES)] for k, name in enumerate(names)}
-    for number, shown in enumerate(columns):
-        axes = figure.add_subplot(spec[0, number])
-        for name in names:
-            curves = [[(e.step, e.loss[name]) for e in own if name in e.loss] for own in shown.values()]
-            _curves(axes, curves, colours[name], label=_short(name, 24))
-        if any(value > 0 for own in shown.values() for event in own for value in event.loss.values()):
-            _logarithmic(axes)
-        title = next(iter(shown)) if len(shown) == 1 else f"{len(shown)} stages, a line each"
-        style: dict[str, Any] = {"fontsize": NORMAL, "fontweight": "bold", "color": INK, "parse_math": False}
-        axes.set_title(_short(title, 60), loc="left", pad=3, **style)
-        if len(shown) == 1:
-            _seconds_axis(axes, shown[title])
-        _finish(axes, "loss terms" if number == 0 else "")
-        below = axes
-        if with_held_out:
-            axes.tick_params(labelbottom=False)
-            below = figure.add_subplot(spec[1, number], sharex=axes)
-            residuals = [[(e.step, e.held_out) for e in own if e.held_out is not None] for own in shown.values()]
-            _curves(below, residuals, HELD_OUT, marker="D", markersize=1.8 if len(shown) == 1 else 0.5)
-            if len(shown) == 1 and residuals[0]:
-                best = min(residuals[0], key=lambda point: point[1])
-                below.plot(*best, marker="o", color="none", markeredgecolor=INK, markersize=5, markeredgewidth=0.7)
-            if min((value for curve in residuals for _, value in curve), default=0.0) > 0:
-                _logarithmic(below)
-            _finish(below, "held-out residual" if number == 0 else "")
-        below.set_xlabel("step", fontsize=SMALL, labelpad=1)
-        for text in axes.legend(fontsize=SMALL, frameon=False, loc="best").get_texts():
-            text.set_parse_math(False)
-    return figure
-
-
-def _curves(
-    axes: Axes, curves: Sequence[Sequence[tuple[Any, ...]]], colour: str, label: str = "", **style: Any
-) -> None:
-    """The same quantity of one or many stages in one colour, named once."""
-    many = len(curves) > 1
-    for curve in curves:
-        if curve:
-            steps, values = zip(*_thinned(curve, max(50, MAX_POINTS // len(curves))), strict=True)
-            axes.plot(steps, values, color=colour, linewidth=0.4 if many else 0.9, alpha=0.5 if many else 1.0, **style)
-    if label and any(curves):
-        axes.plot([], [], color=colour, linewidth=0.9, label=label)
-
-
-def _logarithmic(axes: Axes) -> None:
-    """Logarithmic scale with plain numbers, also between powers of ten where only few of those are in view."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    decades = np.log10(high / low)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0), numticks=8))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _thinned(curve: Sequence[tuple[Any, ...]], points: int) -> Sequence[tuple[Any, ...]]:
-    stride = -(-len(curve) // points)
-    return curve if stride == 1 else [*curve[:-1:stride], curve[-1]]
-
-
-def _seconds_axis(axes: Axes, events: Sequence[Event]) -> None:
-    steps = np.array([event.step for event in events], dtype=float)
-    seconds = np.array([event.seconds for event in events])
-    if len(steps) < 2 or (np.diff(seconds) < 0).any() or not seconds.max() > 0:
-        return
-    top = axes.secondary_xaxis("top")
-    places = np.linspace(steps[0], steps[-1], 5)
-    digits = 0 if seconds[-1] - seconds[0] >= 20 else 1
-    top.set_xticks(places, [f"{value:.{digits}f}" for value in np.interp(places, steps, seconds)])
-    top.tick_params(labelsize=SMALL - 0.5, width=0.4, length=2, pad=1, colors=MUTED)
-    top.set_xlabel("seconds", fontsize=SMALL - 0.5, labelpad=2, color=MUTED)
-    for spine in top.spines.values():
-        spine.set_linewidth(0.4)
-
-
-def _finish(axes: Axes, label: str) -> None:
-    axes.set_ylabel(label, fontsize=SMALL, color=INK, parse_math=False)
-    axes.grid(color="#d8dee4", linewidth=0.4)
-    _plain(axes)
-    axes.tick_params(which="minor", width=0.3, length=1.2, labelsize=SMALL - 1)
 
 
 def encode(figure: Figure, kind: str, dpi: int = DPI) -> bytes:

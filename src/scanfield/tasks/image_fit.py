@@ -32,12 +32,11 @@ from scanfield.metrics.image import compare, psnr_db, rmse
 from scanfield.metrics.surface import surface_distance
 from scanfield.operators.differences import discrete_laplacian, sobel_gradient
 from scanfield.operators.resample import covered, resample
-from scanfield.report.build import build_report
 from scanfield.run import Run
 from scanfield.space.grid import Grid
 from scanfield.space.mesh import Mesh
-from scanfield.tasks.folder import Picture, begin, facts_of, write_pictures, write_record
-from scanfield.tasks.reconstruction import Outcome
+from scanfield.tasks.folder import Picture, begin, facts_of
+from scanfield.tasks.outcome import Outcome, finish
 from scanfield.tasks.result import Reconstruction
 from scanfield.tasks.table import Column, Kind, Row, Table
 
@@ -106,7 +105,7 @@ def fit_image(
     kinds: dict[str, tuple[str, Kind]] = {method: (label, "method")}
     if rivals:
         for name, text in _rivals(supervision).items():
-            run.event({"baseline": text})
+            run.tell({"baseline": text})
             with run.timed(name):
                 own[name] = _rival(name, fitted, data)
             kinds[name] = (text, "baseline")
@@ -122,7 +121,9 @@ def fit_image(
         _score_reference(table, own, reference, data, run)
     outcome = Outcome(result, grid, pictures, table, run.folder)
     if run.folder is not None:
-        _write(run, facts, outcome, data.unit, _image_notes(supervision))
+        for note in _image_notes(supervision):
+            run.note(note)
+        finish(run, facts, outcome)
     return outcome
 
 
@@ -266,8 +267,8 @@ def _surface_outcome(
             stem = "surface" if surface.kind == "method" else f"surface-{surface.name}"
             write_mesh(run.folder / f"{stem}.ply", surface.mesh)
             write_mesh(run.folder / f"{stem}.surf.gii", surface.mesh)
-        notes = ["Signed distances are negative inside. The surfaces are in *.ply and *.surf.gii (mm, RAS+)."]
-        _write(run, facts, outcome, "mm", notes)
+        run.note("Signed distances are negative inside. The surfaces are in *.ply and *.surf.gii (mm, RAS+).")
+        finish(run, facts, outcome)
     return outcome
 
 
@@ -327,23 +328,3 @@ def _surface_table(surfaces: list[_Surface], reference: Mesh, run: Run) -> Table
         SECONDS,
     ]
     return table
-
-
-def _write(run: Run, facts: dict[str, Any], outcome: Outcome, unit: str, notes: list[str]) -> None:
-    assert run.folder is not None
-    outcome.result.save(run.folder / "field.safetensors")
-    shown = outcome.pictures[-1].values.float().flatten()
-    shown = shown[:: max(1, shown.numel() // 100_000)]
-    facts |= {
-        "unit": unit,
-        "timings": run.timings,
-        "warnings": run.warnings,
-        "notes": notes,
-        "status": "interrupted" if run.stop.is_set() else "complete",
-        "table": outcome.table.to_json(),
-        "images": write_pictures(run.folder, outcome.pictures, outcome.grid, unit),
-        "measurements": None,
-        "display": {"window": [float(shown.quantile(0.01)), float(shown.quantile(0.995))]},
-    }
-    write_record(run.folder, facts)
-    build_report(run.folder)

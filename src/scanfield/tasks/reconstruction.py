@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,11 +25,11 @@ from scanfield.operators.resample import covered, resample
 from scanfield.operators.siddon import project_voxels
 from scanfield.operators.views import dense_geometry
 from scanfield.operators.voxel import VoxelProjector
-from scanfield.report.build import build_report
 from scanfield.run import Run
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
-from scanfield.tasks.folder import Picture, begin, facts_of, write_pictures, write_record
+from scanfield.tasks.folder import Picture, begin, facts_of
+from scanfield.tasks.outcome import Outcome, finish
 from scanfield.tasks.result import Reconstruction, render_field
 from scanfield.tasks.table import Column, Row, Table
 
@@ -52,17 +50,6 @@ HELD_OUT = Column(
     note="RMS of predicted minus measured line integrals on views no row has seen; contains the scan's own noise",
 )
 SECONDS = Column(key="seconds", label="time", unit="s", better="", digits=1)
-
-
-@dataclass(eq=False)
-class Outcome:
-    """What `reconstruct` returns: the result, the images on one grid, the numbers, and the folder if there is one."""
-
-    result: Reconstruction
-    grid: Grid
-    pictures: list[Picture]
-    table: Table
-    folder: Path | None
 
 
 def reconstruct(
@@ -128,7 +115,7 @@ def reconstruct(
             continue
         if data.acquisition.beam not in baseline.beams:
             continue
-        run.event({"baseline": baseline.label})
+        run.tell({"baseline": baseline.label})
         try:
             with run.timed(name):
                 values = baseline.reconstruct(fitted, grid)
@@ -144,7 +131,7 @@ def reconstruct(
         pictures += _score_images(table, pictures, truth, placed, data, grid, run)
     outcome = Outcome(result, grid, pictures, table, run.folder)
     if run.folder is not None:
-        _write(run, facts, outcome, module, data, held_out)
+        _write(run, facts, outcome, module, data, data.held_out_views(holdout_views))
     return outcome
 
 
@@ -241,7 +228,7 @@ def _write(
     outcome: Outcome,
     module: Any,
     data: Measurement[ProjectionGeometry],
-    held_out: Measurement[ProjectionGeometry] | None,
+    held_views: np.ndarray,
 ) -> None:
     assert run.folder is not None
     predicted = module.predict(outcome.result, data)
@@ -249,24 +236,8 @@ def _write(
         np.savez_compressed(
             file, measured=data.values.numpy(), predicted=predicted.numpy(), angles_deg=data.acquisition.angles_deg
         )
-    views: list[int] = []
-    if held_out is not None:
-        angles = data.acquisition.angles_deg.tolist()
-        views = [angles.index(a) for a in held_out.acquisition.angles_deg.tolist()]
-    outcome.result.save(run.folder / "field.safetensors")
-    facts |= {
-        "unit": outcome.result.spec.unit,
-        "timings": run.timings,
-        "warnings": run.warnings,
-        "notes": run.notes,
-        "status": "interrupted" if run.stop.is_set() else "complete",
-        "table": outcome.table.to_json(),
-        "images": write_pictures(run.folder, outcome.pictures, outcome.grid, outcome.result.spec.unit),
-        "measurements": {"file": "measurements.npz", "held_out_views": views, "unit": data.unit} | _column_mm(data),
-        "display": {"window": _window(outcome.pictures)},
-    }
-    write_record(run.folder, facts)
-    build_report(run.folder)
+    measurements = {"file": "measurements.npz", "held_out_views": held_views.tolist(), "unit": data.unit}
+    finish(run, facts, outcome, measurements=measurements | _column_mm(data), window=_soft_tissue(outcome.pictures))
 
 
 def _column_mm(data: Measurement[ProjectionGeometry]) -> dict[str, float]:
@@ -274,12 +245,8 @@ def _column_mm(data: Measurement[ProjectionGeometry]) -> dict[str, float]:
     return {"column_spacing_mm": detector.spacing[1]} if detector.kind == "flat" else {}
 
 
-def _window(pictures: Sequence[Picture]) -> list[float]:
-    """A soft-tissue window for attenuation images that show water-like tissue, the data's own range otherwise."""
+def _soft_tissue(pictures: Sequence[Picture]) -> tuple[float, float] | None:
+    """A window in which soft tissue shows its contrast, where the images show water-like tissue at all."""
     shown = next((p for p in pictures if p.kind == "reference"), pictures[0]).values
     low, high = 0.75 * MU_WATER_PER_MM, 1.3 * MU_WATER_PER_MM
-    if float(((shown > low) & (shown < high)).float().mean()) > 0.1:
-        return [low, high]
-    flat = shown.flatten()
-    flat = flat[:: max(1, flat.numel() // 100_000)]
-    return [float(flat.quantile(0.01)), float(flat.quantile(0.995))]
+    return (low, high) if float(((shown > low) & (shown < high)).float().mean()) > 0.1 else None

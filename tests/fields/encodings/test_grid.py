@@ -60,7 +60,7 @@ def brute_force(
 @pytest.mark.parametrize("log2_table", [20, 5], ids=["dense", "hashed"])
 @pytest.mark.parametrize("second", [False, True], ids=["fast", "reference"])
 def test_value_against_brute_force(dims, interpolation, log2_table, second):
-    grid = make(dims, log2_table=log2_table, interpolation=interpolation, second_derivatives=second)
+    grid = make(dims, log2_table=log2_table, interpolation=interpolation, reference=second)
     u = torch.cat(
         [points(20, dims), torch.ones(1, dims).double(), -torch.ones(1, dims).double(), 1.7 * points(5, dims, 1)]
     )
@@ -83,7 +83,7 @@ def test_vertices_hold_the_table_in_c_order():
     ends = torch.linspace(-1, 1, 4, dtype=torch.float64)
     vertices = torch.cartesian_prod(ends, ends, ends)
     for second in (False, True):
-        grid.second_derivatives = second
+        grid.reference = second
         torch.testing.assert_close(grid(vertices), grid.table, atol=1e-12, rtol=0)
 
 
@@ -93,7 +93,7 @@ def test_vertices_hold_the_table_in_c_order():
 @pytest.mark.parametrize("second", [False, True], ids=["fast", "reference"])
 def test_gradients(dims, interpolation, log2_table, second):
     shape = {"levels": 2, "features": 1, "base": 1, "growth": 2.0, "log2_table": log2_table}
-    grid = make(dims, interpolation=interpolation, second_derivatives=second, **shape)
+    grid = make(dims, interpolation=interpolation, reference=second, **shape)
     u = points(3, dims, 5).requires_grad_()
     table = grid.table.detach().requires_grad_()
 
@@ -106,7 +106,7 @@ def test_gradients(dims, interpolation, log2_table, second):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_fast_and_reference_path_agree_in_value_and_gradient(dims):
-    fast, reference = make(dims), make(dims, second_derivatives=True)
+    fast, reference = make(dims), make(dims, reference=True)
     results = []
     for grid in (fast, reference):
         u = points(200, dims).requires_grad_()
@@ -126,7 +126,7 @@ def test_smoothstep_has_a_continuous_first_derivative_at_the_vertices():
 
 @pytest.mark.parametrize("second", [False, True])
 def test_outside_is_clamped_and_pulls_nothing(second):
-    grid = make(3, second_derivatives=second)
+    grid = make(3, reference=second)
     u = torch.tensor([[1.5, 0.2, -0.4], [7.0, 9.0, -8.0]], dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(grid(u), grid(u.detach().clamp(-1, 1)))
     (slope,) = torch.autograd.grad(grid(u).sum(), u)
@@ -136,7 +136,7 @@ def test_outside_is_clamped_and_pulls_nothing(second):
 @pytest.mark.parametrize("second", [False, True])
 def test_the_slope_on_the_border_never_points_to_zero_padding(second):
     """With one feature constant at 100, a slope at u = 1 other than 0 would come from values outside the table."""
-    grid = make(2, levels=1, second_derivatives=second)
+    grid = make(2, levels=1, reference=second)
     torch.nn.init.constant_(grid.table, 100.0)
     u = torch.tensor([[1.0, 0.3], [-1.0, 1.0]], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(grid(u).sum(), u)

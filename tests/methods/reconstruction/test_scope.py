@@ -30,7 +30,7 @@ SMALL = scope.Config(
     levels=6,
     features=4,
     width=32,
-    steps=250,
+    steps=400,
     views_per_step=8,
     bins_per_view=8,
     samples_per_ray=64,
@@ -50,7 +50,7 @@ def volume() -> Scan:
     return Scan(whole.values[:, :, 12:15], grid, "HU")
 
 
-def _scan(volume: Scan, beam: str, slice_index: int | None = 1, views: int = 24) -> Measurement[ProjectionGeometry]:
+def _scan(volume: Scan, beam: str, slice_index: int | None = 1, views: int = 16) -> Measurement[ProjectionGeometry]:
     detector = "arc" if beam == "fan" else "flat"
     coarse = volume.grid if slice_index is None else volume.grid.slice(slice_index)
     spacing = coarse.spacing_mm

@@ -34,7 +34,7 @@ class Case:
     views: int
     pixels: int
     photons: float | None = None
-    steps: int = 3000
+    steps: int = Config.fast().steps
     claims: Literal["card", "gain", "paper"] = "gain"
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
+
+from scanfield.fields.networks.layers import linear_layers
 
 
 class MLP(nn.Module):
@@ -33,7 +33,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.layers = nn.ModuleList(skip_init(nn.Linear, a, b) for a, b in itertools.pairwise(widths))
+        self.layers = linear_layers(widths)
         with torch.no_grad():
             for k, layer in enumerate(self.linears):
                 gain = 6.0 if k < len(self.layers) - 1 else 3.0

@@ -6,13 +6,13 @@ W ~ U(-sqrt(6/n)/omega, sqrt(6/n)/omega), n = fan-in: pre-activations are then a
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
+
+from scanfield.fields.networks.layers import linear_layers
 
 
 class Siren(nn.Module):
@@ -29,7 +29,7 @@ class Siren(nn.Module):
         if len(omegas) != len(widths) - 2:
             raise ValueError(f"{len(widths) - 2} hidden layers need as many omegas, got {len(omegas)}")
         self.omegas = tuple(float(w) for w in omegas)
-        self.layers = nn.ModuleList(skip_init(nn.Linear, a, b) for a, b in itertools.pairwise(widths))
+        self.layers = linear_layers(widths)
         with torch.no_grad():
             for k, layer in enumerate(self.linears):
                 n = layer.in_features

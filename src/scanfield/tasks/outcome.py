@@ -1,0 +1,64 @@
+"""What a task leaves its caller: the result, images and rivals on one grid, the numbers, and the finished folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scanfield.report.build import build_report
+from scanfield.run import Run
+from scanfield.space.grid import Grid
+from scanfield.tasks.folder import Picture, write_pictures, write_record
+from scanfield.tasks.result import Reconstruction
+from scanfield.tasks.table import Table
+
+
+@dataclass(eq=False)
+class Outcome:
+    """What a task returns: the result, the images on one grid, the numbers, and the folder if there is one."""
+
+    result: Reconstruction
+    grid: Grid
+    pictures: list[Picture]
+    table: Table
+    folder: Path | None
+
+
+def finish(
+    run: Run,
+    facts: dict[str, Any],
+    outcome: Outcome,
+    *,
+    measurements: dict[str, Any] | None = None,
+    window: tuple[float, float] | None = None,
+) -> None:
+    """Writes the field, the images, run.json and the report into the run's folder.
+
+    Args:
+        facts: what `folder.facts_of` knew before the fit.
+        measurements: where measured and predicted data lie, or None.
+        window: grey scale of the report; None takes the range of the last image without its outermost percent.
+    """
+    assert run.folder is not None
+    unit = outcome.result.spec.unit
+    outcome.result.save(run.folder / "field.safetensors")
+    facts = facts | {
+        "unit": unit,
+        "timings": run.timings,
+        "warnings": run.warnings,
+        "notes": run.notes,
+        "status": "interrupted" if run.stop.is_set() else "complete",
+        "table": outcome.table.to_json(),
+        "images": write_pictures(run.folder, outcome.pictures, outcome.grid, unit),
+        "measurements": measurements,
+        "display": {"window": list(window or _range(outcome.pictures[-1]))},
+    }
+    write_record(run.folder, facts)
+    build_report(run.folder)
+
+
+def _range(picture: Picture) -> tuple[float, float]:
+    shown = picture.values.float().flatten()
+    shown = shown[:: max(1, shown.numel() // 100_000)]  # quantile refuses large tensors
+    return float(shown.quantile(0.01)), float(shown.quantile(0.995))
