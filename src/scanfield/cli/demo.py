@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     first = ["simulate", "ct", SAMPLE, "-o", str(scan), "--views", str(VIEWS), "--photons", PHOTONS]
     first += ["--bin-mm", SPACING_MM, "--spacing-mm", SPACING_MM]
     second = ["reconstruct", str(scan), "--method", "scope", "--preset", args.preset, "-o", str(folder)]
-    second += ["--reference", SAMPLE, "--baselines", "all", "--force", *device]
+    second += ["--reference", SAMPLE, "--force", *device]
     if not args.quiet:
         print(f"$ {_line(first)}\n")
     simulate.main([*first, *quiet])

@@ -70,7 +70,7 @@ def _parser() -> Parser:
         takes="SCAN --method M -o RUN [options] [settings of the method]",
         examples=[
             "scanfield reconstruct scan.npz --method scope -o run",
-            "scanfield reconstruct scan.npz --method scope -o run --reference truth.nii.gz --baselines all",
+            "scanfield reconstruct scan.npz --method scope -o run --reference truth.nii.gz --spacing-mm 1",
             "scanfield reconstruct scan.npz --method scope --help       the settings of scope, too",
             "scanfield reconstruct --resume run                         continue after a stop or a kill",
         ],
@@ -101,9 +101,9 @@ def _parser() -> Parser:
     judge.add_argument(
         "--baselines",
         type=one_of("none", "fast", "all"),
-        default="fast",
+        default="all",
         metavar="none|fast|all",
-        help="classical rivals on the same data (default: fast)",
+        help="classical rivals on the same data: the direct ones, or also those that iterate (default: all)",
     )
     judge.add_argument(
         "--holdout-views",
