@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from scanfield.cli.main import main
+from scanfield.fitting.state import save_state
 from scanfield.data.nifti import read_nifti
 
 
@@ -54,12 +55,12 @@ def test_bad_input_is_one_message_and_no_file(work, argv, message, capsys):
 
 
 def rewritten(path, change):
-    """The file with its facts changed."""
+    """The file with its facts changed by somebody who also renewed the checksum."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()["scanfield"])
-    save_file(load_file(path), path, metadata={"scanfield": json.dumps(change(facts))})
+    save_state(path, load_file(path), change(facts))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,7 @@ def rewritten(path, change):
             "unknown configuration key 'stepz'",
         ),
         (lambda p: rewritten(p, lambda f: f | {"config": f["config"] | {"width": 8}}), "do not fit"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-1] + b"\x00"), "checksum does not fit"),
         (lambda p: save_file(load_file(p), p), "not written by scanfield"),
     ],
 )

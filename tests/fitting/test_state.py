@@ -127,6 +127,14 @@ def test_missing_file_and_folder(tmp_path):
             load(path)
 
 
+def test_one_altered_weight_is_noticed(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="altered"):
+        load(file)
+
+
 def test_another_kind(file):
     with pytest.raises(InputError, match="expected a field file, found a thing"):
         load(file, kind="field")
@@ -139,9 +147,10 @@ def test_newer_schema_names_the_fix(file):
 
 
 def test_migrations_run_in_order(tmp_path):
-    save_state(tmp_path / "old", {}, FACTS | {"schema": 0, "path": []})
-    steps = {n: lambda facts, n=n: facts | {"path": [*facts["path"], n]} for n in (0, 1)}
-    assert load(tmp_path / "old", migrations=steps)[1]["path"] == [0, 1]
+    save_state(tmp_path / "old", {"x": torch.ones(1)}, FACTS | {"schema": 0, "path": []})
+    steps = {n: lambda t, facts, n=n: ({f"x{n}": t["x"], **t}, facts | {"path": [*facts["path"], n]}) for n in (0, 1)}
+    tensors, facts = load(tmp_path / "old", migrations=steps)
+    assert facts["path"] == [0, 1] and sorted(tensors) == ["x", "x0", "x1"]
 
 
 @pytest.mark.parametrize("schema", [-5, 0])

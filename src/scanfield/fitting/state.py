@@ -1,10 +1,12 @@
 """Tensors and facts in one safetensors file: nothing pickled, written atomically, read with suspicion.
 
-The file's header holds the facts as one JSON string under the key 'scanfield'; `schema` in them is the version.
+The file's header holds the facts as one JSON string under the key 'scanfield', and the SHA-256 of facts and tensors
+under 'sha256'; `schema` in the facts is the version.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from scanfield.data.write import write_atomically
@@ -20,25 +22,26 @@ from scanfield.errors import InputError
 
 _MAX_HEADER_BYTES = 64 * 2**20
 
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
+State = tuple[dict[str, Tensor], dict[str, Any]]
+Migration = Callable[[dict[str, Tensor], dict[str, Any]], State]
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Writes tensors and JSON-able facts (with a 'schema' number) to one file."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(facts)
+    content = save(flat, metadata={"scanfield": text, "sha256": _digest(flat, text)})
     with write_atomically(path) as temporary:
-        save_file(flat, str(temporary), metadata={"scanfield": json.dumps(facts)})
+        temporary.write_bytes(content)
 
 
-def load_state(
-    path: Path, *, kind: str, schema: int, migrations: dict[int, Migration] | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_state(path: Path, *, kind: str, schema: int, migrations: dict[int, Migration] | None = None) -> State:
     """Reads a file of `save_state`.
 
     Args:
         kind: expected facts['kind'].
         schema: the newest schema this version reads.
-        migrations: schema n -> function that turns facts of schema n into those of n + 1.
+        migrations: schema n -> function that turns tensors and facts of schema n into those of n + 1.
 
     Raises:
         InputError: the file is missing, truncated, altered, of another kind, or of a newer schema.
@@ -71,13 +74,24 @@ def load_state(
             where=where,
             fix="pip install --upgrade scanfield",
         )
+    if metadata.get("sha256") != _digest(tensors, metadata["scanfield"]):
+        raise InputError(f"the {kind} file was altered: its checksum does not fit its content", where=where)
     while found < schema:
         migrate = (migrations or {}).get(found)
         if migrate is None:
             raise InputError(f"the {kind} file has schema {found}, which no version of scanfield wrote", where=where)
-        facts = migrate(facts)
+        tensors, facts = migrate(tensors, facts)
         found += 1
     return tensors, facts
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def adopt_parameters(parameters: list[torch.nn.Parameter], tensors: list[Tensor], where: str) -> None:

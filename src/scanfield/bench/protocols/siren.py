@@ -5,10 +5,10 @@ with an activation and is fitted for 500 steps of 4096 voxels; the rate of each 
 better of two on an abdominal slice of another person. Values: 5 % of the voxels are held out of every row. Gradient and
 Laplacian: the image is never seen; its mean sets the constant; the rival solves the Poisson equation.
 
-Surface: one organ of a TotalSegmentator label map (label 4, the gallbladder, 3 mm voxels), scored against marching cubes
-of the mask. Rate and steps were chosen on another organ (label 31). "Sides known" adds our term that uses the mask's
-inside: it came after the published loss had left ghost sheets around this very organ; its weight was chosen on labels 7
-and 31.
+Surface: one organ of a TotalSegmentator label map (label 4, the gallbladder, 3 mm voxels), scored against marching
+cubes of the mask. Rate and steps were chosen on another organ (label 31). "Sides known" adds our term that uses the
+mask's inside: it came after the published loss had left ghost sheets around this very organ; its weight was chosen on
+labels 7 and 31.
 """
 
 from __future__ import annotations
