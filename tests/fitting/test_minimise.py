@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from scanfield.errors import InputError, ScanfieldError
 from scanfield.fitting.groups import ParameterGroup, adam, sgd
-from scanfield.fitting.minimise import FitConfig, FitLog, minimise
+from scanfield.fitting.log import FitLog
+from scanfield.fitting.minimise import FitConfig, minimise
 from scanfield.fitting.schedules import cosine
 from scanfield.run import Run
 

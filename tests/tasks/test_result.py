@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scanfield.errors import InputError
-from scanfield.fitting.minimise import FitLog
+from scanfield.fitting.log import FitLog
 from scanfield.fitting.state import load_state, save_state
 from scanfield.methods.reconstruction import siren
 from scanfield.space.domain import Domain

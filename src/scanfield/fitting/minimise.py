@@ -10,22 +10,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from scanfield.errors import InputError, ScanfieldError
-from scanfield.fitting.groups import ParameterGroup, Step, make_step
-from scanfield.fitting.state import adopt_parameters, load_state, save_state
+from scanfield.fitting.checkpoint import Stage, copy_into
+from scanfield.fitting.groups import ParameterGroup, make_step
+from scanfield.fitting.log import FitLog
 from scanfield.run import Run
 
 Batch = TypeVar("Batch")
 LossFn = Callable[[int, Batch], Mapping[str, Tensor]]
 Weight = float | Callable[[int], float]
-Stopped = Literal["steps", "held-out", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -55,22 +54,6 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise InputError(f"the number of steps cannot be negative, got {self.steps}")
-
-
-@dataclass
-class FitLog:
-    """What happened in one stage: `history` holds {step, seconds, loss: {term: mean}, held_out} per log line."""
-
-    stage: str
-    steps: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    stopped: Stopped | Literal["running"] = "running"
-    best_step: int | None = None
-    best_held_out: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def minimise(
@@ -103,191 +86,98 @@ def minimise(
     if held_out is None and (config.patience or config.keep_best):
         raise ValueError("patience and keep_best need held-out data to judge by")
     weights = dict(weights or {})
-    step_fn = make_step(groups, config.clip_norm)
-    parameters = step_fn.parameters
-    log = FitLog(stage)
-    average = [p.detach().clone() for p in parameters] if config.ema_decay else []
-    best: list[Tensor] = []
+    step = make_step(groups, config.clip_norm)
+    now = Stage(step, FitLog(stage))
+    if config.ema_decay:
+        now.average = [p.detach().clone() for p in step.parameters]
     path = None if run.folder is None else run.folder / "state" / f"{stage}.safetensors"
-    sums: dict[str, float] = {}  # of every term since the last log line
-    summed = 0
     if path is not None and run.resume:
         if path.is_file():
-            log, sums, summed = _restore(path, step_fn, average, best, run)
-        run.rewrite_log(stage, log.history)
-        if log.stopped != "running":
-            return log
+            now.restore(path, run)
+        run.rewrite_log(stage, now.log.history)
+        if now.log.stopped != "running":
+            return now.log
+    log = now.log
     every = config.log_every or max(1, config.steps // 200)
     bad_checks = 0 if log.best_step is None else (log.steps - log.best_step) // max(1, config.check_every)
-    clock = time.perf_counter()
-    before = log.seconds
-    saved = clock
+    before, start = log.seconds, time.perf_counter()
+    saved = start
 
-    def check() -> float | None:
-        if held_out is None:
-            return None
-        with _swapped(parameters, average), torch.no_grad():
-            value = held_out()
-        if math.isfinite(value) and (log.best_held_out is None or value < log.best_held_out):
-            log.best_held_out, log.best_step = value, log.steps
-            if config.keep_best:
-                best[:] = [p.detach().clone() for p in (average or parameters)]
-        return value
-
-    while log.steps < config.steps:
-        if run.stop.is_set():
-            break
-        step = log.steps
-        terms = loss(step, batches(step))
-        unknown = set(weights) - set(terms)
-        if unknown:
-            raise ValueError(f"weights for terms the loss does not have: {sorted(unknown)}")
-        total = sum((_at(weights.get(name, 1.0), step) * term for name, term in terms.items()), start=torch.zeros(()))
-        value = float(total.detach())
-        if not math.isfinite(value):
+    while log.steps < config.steps and not run.stop.is_set():
+        terms = loss(log.steps, batches(log.steps))
+        total = _weighted(terms, weights, log.steps)
+        if not math.isfinite(float(total.detach())):
             raise ScanfieldError(
-                f"the fit diverged in stage '{stage}' at step {step}: the loss is {value}; lower the learning rate"
+                f"the fit diverged in stage '{stage}' at step {log.steps}: the loss is {float(total.detach())}; "
+                "lower the learning rate"
             )
-        step_fn(total, step, config.steps)
-        for mean, parameter in zip(average, parameters, strict=bool(average)):
+        step(total, log.steps, config.steps)
+        for mean, parameter in zip(now.average, step.parameters, strict=bool(now.average)):
             mean.lerp_(parameter.detach(), 1 - config.ema_decay)
-        log.steps = step + 1
-        summed += 1
+        log.steps += 1
+        now.summed += 1
         for name, term in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(term.detach())
-        now = time.perf_counter()
-        log.seconds = before + now - clock
-        due = config.check_every and log.steps % config.check_every == 0
+            now.sums[name] = now.sums.get(name, 0.0) + float(term.detach())
+        log.seconds = before + time.perf_counter() - start
+
+        due = config.check_every > 0 and log.steps % config.check_every == 0
         last = log.steps == config.steps
-        held = check() if due or last else None
+        held = _check(now, held_out, config.keep_best) if held_out is not None and (due or last) else None
         if held is not None and due:
             bad_checks = 0 if log.best_step == log.steps else bad_checks + 1
         if log.steps % every == 0 or held is not None or last:
-            line = {
-                "stage": stage,
-                "step": log.steps,
-                "of": config.steps,
-                "seconds": round(log.seconds, 3),
-                "loss": {name: s / summed for name, s in sums.items()},
-                "held_out": held,
-            }
-            log.history.append(line)
-            run.event(line)
-            sums, summed = {}, 0
+            _log_line(now, config.steps, held, run)
         if config.patience and bad_checks >= config.patience:
             log.stopped = "held-out"
             break
-        if path is not None and now - saved > config.checkpoint_every_s:
-            _save(path, log, sums, summed, step_fn, average, best, run)
+        if path is not None and time.perf_counter() - saved > config.checkpoint_every_s:
+            now.save(path, run)
             saved = time.perf_counter()
+
     interrupted = log.stopped == "running" and log.steps < config.steps
     if interrupted and path is not None and log.steps > 0:
         # A stage that never began leaves no checkpoint: an earlier one will still move the shared generators.
-        _save(path, log, sums, summed, step_fn, average, best, run)
+        now.save(path, run)
     if log.stopped == "running":
         log.stopped = "interrupted" if interrupted else "steps"
-    chosen = best if config.keep_best and best else average
-    if chosen:
-        _copy(parameters, chosen)
+    copy_into(step.parameters, now.best if config.keep_best and now.best else now.average)
     if path is not None and not interrupted:
-        _save(path, log, {}, 0, step_fn, average, best, run)
+        now.save(path, run)
     return log
 
 
-def _at(weight: Weight, step: int) -> float:
-    return weight(step) if callable(weight) else weight
+def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], step: int) -> Tensor:
+    unknown = set(weights) - set(terms)
+    if unknown:
+        raise ValueError(f"weights for terms the loss does not have: {sorted(unknown)}")
+    total = torch.zeros(())
+    for name, term in terms.items():
+        weight = weights.get(name, 1.0)
+        total = total + (weight(step) if callable(weight) else weight) * term
+    return total
 
 
-def _copy(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(parameters, values, strict=True):
-            parameter.copy_(value)
+def _check(now: Stage, held_out: Callable[[], float], keep_best: bool) -> float:
+    """The held-out error; remembers the best one, and its parameters where they are to be kept."""
+    with now.in_place(), torch.no_grad():
+        value = held_out()
+    log = now.log
+    if math.isfinite(value) and (log.best_held_out is None or value < log.best_held_out):
+        log.best_held_out, log.best_step = value, log.steps
+        if keep_best:
+            now.best = [p.detach().clone() for p in now.current()]
+    return value
 
 
-class _swapped:
-    """Puts the averaged parameters in place for a moment."""
-
-    def __init__(self, parameters: Sequence[Tensor], average: Sequence[Tensor]) -> None:
-        self.parameters, self.average = parameters, average
-
-    def __enter__(self) -> None:
-        self.kept = [p.detach().clone() for p in self.parameters] if self.average else []
-        if self.average:
-            _copy(self.parameters, self.average)
-
-    def __exit__(self, *_: object) -> None:
-        if self.average:
-            _copy(self.parameters, self.kept)
-
-
-def _save(
-    path: Path,
-    log: FitLog,
-    sums: dict[str, float],
-    summed: int,
-    step_fn: Step,
-    average: list[Tensor],
-    best: list[Tensor],
-    run: Run,
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {f"parameter/{k}": p for k, p in enumerate(step_fn.parameters)}
-    tensors |= {f"average/{k}": t for k, t in enumerate(average)} | {f"best/{k}": t for k, t in enumerate(best)}
-    tensors |= {f"generator/{name}": state for name, state in run.generator_states().items()}
-    scalars: dict[str, Any] = {}
-    for k, optimiser in enumerate(step_fn.optimisers):
-        for index, entries in optimiser.state_dict()["state"].items():
-            for key, value in entries.items():
-                name = f"optimiser/{k}/{index}/{key}"
-                if isinstance(value, Tensor):
-                    tensors[name] = value
-                else:
-                    scalars[name] = value
-    facts = {"kind": "fit state", "schema": 1, "log": log.to_json(), "sums": sums, "summed": summed, "scalars": scalars}
-    save_state(path, tensors, facts)
-
-
-def _restore(
-    path: Path, step_fn: Step, average: list[Tensor], best: list[Tensor], run: Run
-) -> tuple[FitLog, dict[str, float], int]:
-    tensors, facts = load_state(path, kind="fit state", schema=1)
-    try:
-        return _adopt(tensors, facts, str(path), step_fn, average, best, run)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"the fit state does not belong to this fit, or was altered: {error}",
-            where=str(path),
-            fix="resume with the configuration the run was started with",
-        ) from None
-
-
-def _adopt(
-    tensors: dict[str, Tensor],
-    facts: dict[str, Any],
-    where: str,
-    step_fn: Step,
-    average: list[Tensor],
-    best: list[Tensor],
-    run: Run,
-) -> tuple[FitLog, dict[str, float], int]:
-    parameters = step_fn.parameters
-
-    def family(name: str) -> list[Tensor]:
-        return [tensors[f"{name}/{k}"] for k in range(len(parameters)) if f"{name}/{k}" in tensors]
-
-    adopt_parameters(parameters, family("parameter"), where)
-    if average:
-        _copy(average, family("average"))
-    best[:] = family("best")
-    for k, optimiser in enumerate(step_fn.optimisers):
-        state: dict[int, dict[str, Any]] = {}
-        prefix = f"optimiser/{k}/"
-        for name, value in [*tensors.items(), *facts["scalars"].items()]:
-            if name.startswith(prefix):
-                index, key = name[len(prefix) :].split("/")
-                state.setdefault(int(index), {})[key] = value
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    run.restore_generators(
-        {name.removeprefix("generator/"): t for name, t in tensors.items() if name.startswith("generator/")}
-    )
-    return FitLog(**facts["log"]), facts["sums"], facts["summed"]
+def _log_line(now: Stage, steps: int, held: float | None, run: Run) -> None:
+    line = {
+        "stage": now.log.stage,
+        "step": now.log.steps,
+        "of": steps,
+        "seconds": round(now.log.seconds, 3),
+        "loss": {name: value / now.summed for name, value in now.sums.items()},
+        "held_out": held,
+    }
+    now.log.history.append(line)
+    run.event(line)
+    now.sums, now.summed = {}, 0

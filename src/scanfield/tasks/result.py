@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from scanfield.errors import InputError
 from scanfield.fields.field import read_out
-from scanfield.fitting.minimise import FitLog
+from scanfield.fitting.log import FitLog
 from scanfield.fitting.state import load_state, save_state
 from scanfield.methods import api
 from scanfield.methods.config import from_json, to_json

@@ -26,7 +26,8 @@ from scanfield.fields.image import ImageField
 from scanfield.fields.networks.mlp import MLP
 from scanfield.fields.stack import SliceStack
 from scanfield.fitting.groups import ParameterGroup
-from scanfield.fitting.minimise import FitConfig, FitLog, minimise
+from scanfield.fitting.log import FitLog
+from scanfield.fitting.minimise import FitConfig, minimise
 from scanfield.fitting.regimes.scan import MeasurementBatch, held_out_residual, random_views_and_bins
 from scanfield.fitting.schedules import halve_every
 from scanfield.losses.data import l1

@@ -41,7 +41,8 @@ from scanfield.fields.shape import (
     signed_distance,
 )
 from scanfield.fitting.groups import ParameterGroup
-from scanfield.fitting.minimise import FitConfig, FitLog, minimise
+from scanfield.fitting.log import FitLog
+from scanfield.fitting.minimise import FitConfig, minimise
 from scanfield.losses.data import l2
 from scanfield.losses.shape import eikonal, normal_alignment, off_surface, on_surface, wrong_side
 from scanfield.operators.differences import discrete_laplacian, sobel_gradient
