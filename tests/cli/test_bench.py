@@ -16,7 +16,9 @@ def protocols(monkeypatch, tmp_path):
     for name in ("bad", "good", "lost"):
         (tmp_path / f"{name}.py").write_text(f'"""The {name} one.\n\nMore."""\n')
 
-    def run_protocol(name, *, device, seed):
+    def run_protocol(name, *, device, seed, observers):
+        for observer in observers:
+            observer({"case": "a case"})
         if name == "lost":
             raise InputError("this benchmark needs data that do not ship with the package")
         check = Check("above the rival", value=1.0 + seed, threshold=0.5 if name == "good" else 5.0, unit="dB")
@@ -53,6 +55,14 @@ def test_json_is_the_last_line(protocols, capsys):
         "unit": "dB",
         "passed": True,
     }
+
+
+def test_the_case_under_way_is_said_on_stderr(protocols, capsys):
+    assert main(["bench", "run", "good"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "  a case ...\n" and "a case" not in captured.out
+    assert main(["bench", "run", "good", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_results_are_kept_and_compared(protocols, tmp_path, capsys):

@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,13 @@ def protocol_names() -> list[str]:
     return sorted(path.stem for path in PROTOCOLS.glob("*.py") if path.stem != "__init__")
 
 
-def run_protocol(name: str, *, device: str = "auto", seed: int = 0) -> dict[str, Any]:
+def run_protocol(
+    name: str, *, device: str = "auto", seed: int = 0, observers: tuple[Callable[[dict[str, Any]], None], ...] = ()
+) -> dict[str, Any]:
     """Runs one protocol and returns its JSON object: method, checks, table, notes, seconds, device, machine, commit.
+
+    Args:
+        observers: told {"case": title} whenever another case begins.
 
     Raises:
         InputError: unknown protocol, or its data are missing.
@@ -33,7 +39,7 @@ def run_protocol(name: str, *, device: str = "auto", seed: int = 0) -> dict[str,
 
     from scanfield.run import Run, choose_device
 
-    run = Run(device=choose_device(device), seed=seed)
+    run = Run(device=choose_device(device), seed=seed, observers=observers)
     module = importlib.import_module(f"{__package__}.protocols.{name}")
     start = time.perf_counter()
     result = module.run(run)

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from scanfield.bench import runner
 from scanfield.cli.parser import Parser, add_device, add_json, add_quiet, count
@@ -87,7 +88,8 @@ def _run_one(name: str, args: argparse.Namespace) -> int:
     from scanfield.bench.compare import as_text
 
     try:
-        result = runner.run_protocol(name, device=args.device, seed=args.seed)
+        observers = () if args.quiet else (_say,)
+        result = runner.run_protocol(name, device=args.device, seed=args.seed, observers=observers)
     except InputError as error:
         if len(args.method) == 1 and args.method != ["all"]:
             raise
@@ -100,6 +102,12 @@ def _run_one(name: str, args: argparse.Namespace) -> int:
     elif not args.quiet:
         print(f"{as_text(result)}\n", flush=True)
     return 0 if runner.passed(result) else 1
+
+
+def _say(event: dict[str, Any]) -> None:
+    """A benchmark may take many minutes: says on stderr which of its cases has begun."""
+    if "case" in event:
+        print(f"  {event['case']} ...", file=sys.stderr, flush=True)
 
 
 def _compare(argv: Sequence[str]) -> int:

@@ -75,12 +75,13 @@ def _judge(case: Case, scan: Scan, run: Run, result: BenchResult) -> None:
         photons=case.photons,
         seed=run.seed,
     )
+    noise = "noise-free" if case.photons is None else f"{case.photons:.0e} photons"
+    title = f"{case.views} views {case.beam}, {case.pixels}x{case.pixels}, {noise}, {case.image}"
+    run.tell({"case": title})
     data = simulate_ct(scan, options, grid=scan.grid.resampled((spacing, spacing, 3.0)))
     config = replace(Config.fast(), steps=case.steps)
     own = Run(device=run.device, seed=run.seed)
     outcome = reconstruct(data, "scope", config, own, baselines="all", reference=scan)
-    noise = "noise-free" if case.photons is None else f"{case.photons:.0e} photons"
-    title = f"{case.views} views {case.beam}, {case.pixels}x{case.pixels}, {noise}, {case.image}"
     dense = {}
     for row in outcome.table.rows:
         values: dict[str, Any] = {

@@ -53,6 +53,7 @@ def run(run: Run) -> BenchResult:
                 points_per_step=4096,
             )
             first = activation == "sine"
+            run.tell({"case": f"{supervision}, {activation}"})
             outcome = fit_image(image, "siren", config, _fresh(run), baselines="all" if first else "none")
             for row in outcome.table.rows:
                 label = activation if row.kind == "method" else row.label
@@ -71,6 +72,7 @@ def run(run: Run) -> BenchResult:
     keys = ("chamfer_mm", "hausdorff95_mm", "volume_percent", "components", "euler", "closed", "seconds")
     for label, config in (("sine", SURFACE), ("sine, sides known", replace(SURFACE, side_weight=SIDE_WEIGHT))):
         first = config is SURFACE
+        run.tell({"case": f"surface, {label}"})
         outcome = fit_image(organ, "siren", config, _fresh(run), baselines="all" if first else "none")
         for row in outcome.table.rows:
             values = {key: row.values[key] for key in keys}
