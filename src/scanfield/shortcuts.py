@@ -33,7 +33,7 @@ def reconstruct(
     seed: int = 0,
     device: str = "auto",
     holdout_views: int | None = None,
-    baselines: reconstruction.Baselines = "none",
+    baselines: reconstruction.Baselines = "all",
     reference: Scan | str | Path | None = None,
     reference_unit: CtUnit = "auto",
     grid: Grid | None = None,

@@ -21,8 +21,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs `scanfield demo ...` and returns its exit code."""
     parser = Parser(
         "scanfield demo",
-        f"Scans the shipped CT slice from {VIEWS} views with photon noise, reconstructs it with scope beside filtered "
-        "backprojection and total variation, and writes a report. A few minutes on two processor cores.",
+        f"Scans the shipped CT slice from {VIEWS} views with photon noise, reconstructs it with scope beside its "
+        "classical rivals, and writes a report. A few minutes on two processor cores.",
     )
     parser.add_argument("-o", "--output", metavar="RUN", default="demo", help="folder to write (default: demo)")
     parser.add_argument(

@@ -9,6 +9,11 @@
     fit(config, data, run, *, held_out=None, prior=None) -> Reconstruction
     render(result, grid) -> Tensor           the method's image on any grid, (n0, n1, n2[, c])
     predict(result, data) -> Tensor          what the result says the measurements (or voxels) of `data` should be
+
+and, if it takes images,
+
+    supervision(config) -> str               'values', 'gradient', 'laplacian' or 'surface': what is fitted
+    surface_mesh(result) -> Mesh             the surface, if it fits one
 """
 
 from __future__ import annotations

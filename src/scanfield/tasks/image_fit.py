@@ -52,7 +52,7 @@ def fit_image(
     *,
     preset: str = "fast",
     holdout_fraction: float | None = None,
-    baselines: Literal["none", "fast", "all"] = "fast",
+    baselines: Literal["none", "fast", "all"] = "all",
     reference: Scan | None = None,
     grid: Grid | None = None,
     prior: Any = None,

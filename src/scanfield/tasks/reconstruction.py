@@ -60,7 +60,7 @@ def reconstruct(
     *,
     preset: str = "fast",
     holdout_views: int | None = None,
-    baselines: Baselines = "fast",
+    baselines: Baselines = "all",
     reference: Scan | None = None,
     grid: Grid | None = None,
     prior: Any = None,
