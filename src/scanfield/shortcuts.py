@@ -77,6 +77,7 @@ def reconstruct(
         baselines=baselines,
         reference=None if truth is None else attenuation(truth, reference_unit, mu_water or MU_WATER_PER_MM),
         grid=grid,
+        scan_facts={"mu_water_per_mm": mu_water},
         request={"inputs": [] if isinstance(data, Measurement) else [str(data)]},
     )
 
