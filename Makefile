@@ -11,6 +11,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# The C++ kernels are built with the package.
+NATIVE := $(wildcard src/scanfield/kernels/native/*) tools/build_kernels.py
 # One thread per test process: many small tensor operations are slower on several.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SCANFIELD := $(BIN)/scanfield
@@ -25,7 +27,7 @@ test: .venv/.installed-test
 	$(PYTEST) -n 2
 
 verify: .venv/.installed-verify
-	$(PYTEST) -m verify
+	$(PYTEST) -m "verify or triton"
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check
@@ -44,7 +46,8 @@ docs: .venv/.installed-dev
 
 gpu-check: .venv/.installed-test
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-		$(PYTEST) -m gpu && $(SCANFIELD) bench run all --device cuda; \
+		$(PYTEST) -m "gpu or triton" && $(SCANFIELD) bench run kernels --device cuda --append benchmarks/results \
+		&& $(SCANFIELD) bench run all --device cuda; \
 	else \
 		echo 'gpu-check: skipped, torch finds no CUDA device on this machine'; \
 	fi
@@ -60,12 +63,12 @@ clean:
 	$(INSTALL) --upgrade pip
 	touch $@
 
-.venv/.installed: .venv/.python pyproject.toml constraints.txt
+.venv/.installed: .venv/.python pyproject.toml constraints.txt $(NATIVE)
 	@echo 'Installing scanfield and its dependencies into .venv (a few minutes, once)'
 	$(INSTALL) -e .
 	touch $@
 
-.venv/.installed-test: .venv/.python pyproject.toml constraints.txt
+.venv/.installed-test: .venv/.python pyproject.toml constraints.txt $(NATIVE)
 	@echo 'Installing scanfield and its test tools into .venv (a few minutes, once)'
 	$(INSTALL) -e '.[test]'
 	touch $@ .venv/.installed

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "scanfield"
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = (
-    "space", "data", "operators", "fields", "losses", "fitting", "tasks", "methods", "baselines", "metrics", "bench",
+    "kernels", "space", "data", "operators", "fields", "losses", "fitting", "tasks", "methods", "baselines", "metrics", "bench",
     "report", "cli",
 )  # fmt: skip
 

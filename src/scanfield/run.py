@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from scanfield.data.write import write_atomically
 from scanfield.errors import InputError
+from scanfield.kernels.backend import using
 
 Observer = Callable[[dict[str, Any]], None]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
@@ -30,6 +35,7 @@ class Run:
         resume: whether stages found in `folder` are continued.
         replace: whether a run found in `folder` may be replaced.
         observers: called with every log event (progress bars, live views).
+        backend: which implementation of the kernels computes (see `kernels.backend`).
     """
 
     folder: Path | None = None
@@ -38,6 +44,7 @@ class Run:
     resume: bool = False
     replace: bool = False
     observers: tuple[Observer, ...] = ()
+    backend: str = "auto"
     stop: threading.Event = field(default_factory=threading.Event)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -94,6 +101,18 @@ class Run:
     def timed(self, name: str) -> _Timer:
         """Context manager that adds the seconds spent inside to `timings[name]`."""
         return _Timer(self, name)
+
+
+def on_the_run_s_backend(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Decorator of functions with an argument `run`: kernels called inside use `run.backend`."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with using(signature.bind(*args, **kwargs).arguments["run"].backend):
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 _CUT_OFF = object()

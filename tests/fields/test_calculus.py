@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from scanfield.fields import calculus
-from scanfield.fields.encodings.frequency import Identity
+from scanfield.fields.encodings.frequency import Frequency, GaussianFourier, Identity
 from scanfield.fields.field import Field
-from scanfield.fields.heads import LinearHead
+from scanfield.fields.heads import LinearHead, SigmoidHead, SoftplusHead, SquareplusHead
+from scanfield.fields.networks.mlp import MLP
 from scanfield.fields.networks.siren import Siren
 from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
@@ -148,3 +149,58 @@ def test_determinants_match_torch_and_survive_singular_matrices() -> None:
     assert torch.autograd.gradgradcheck(calculus.determinant, (singular,))
     with pytest.raises(ValueError, match="1x1, 2x2 or 3x3"):
         calculus.determinant(torch.eye(4))
+
+
+class Plain(torch.nn.Module):
+    """A field without jets: what automatic differentiation makes of it is the truth."""
+
+    def __init__(self, field: torch.nn.Module) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.field(x)
+
+
+HEADS = {
+    "linear": LinearHead(3.0, 1.0),
+    "sigmoid": SigmoidHead(2.0),
+    "softplus": SoftplusHead(0.5),
+    "squareplus": SquareplusHead(0.5),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("encoding", ["identity", "frequency", "fourier"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jets_give_what_automatic_differentiation_gives(head, encoding, channels):
+    draw = torch.Generator().manual_seed(0)
+    encodings = {
+        "identity": Identity(3),
+        "frequency": Frequency(3, 2),
+        "fourier": GaussianFourier(3, 5, 0.5, generator=draw),
+    }
+    first = encodings[encoding]
+    network = Siren([first.out_dims, 12, 12, channels], omegas=[2.0, 1.0], generator=draw)
+    grid = Grid((10, 12, 14), np.diag([2.0, 1.5, 3.0, 1.0]))
+    field = Field(Domain.of_grid(grid), first, network, HEADS[head]).double()
+    assert field.jet_order == 2
+    x = grid.points()[::97].double()
+    for derivative in (calculus.jacobian, calculus.laplacian, calculus.hessian):
+        for got, wanted in zip(derivative(field, x), derivative(Plain(field), x), strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-10)
+    two = (0, 2)
+    torch.testing.assert_close(
+        calculus.jacobian(field, x, axes=two)[1], calculus.jacobian(Plain(field), x, axes=two)[1]
+    )
+
+
+def test_a_part_without_jets_leaves_it_to_automatic_differentiation():
+    draw = torch.Generator().manual_seed(0)
+    grid = Grid((10, 12, 14), np.eye(4))
+    field = Field(
+        Domain.of_grid(grid), Identity(3), MLP([3, 8, 2], generator=draw, activation=torch.tanh), LinearHead()
+    )
+    assert field.jet_order == 0
+    value, matrix = calculus.jacobian(field, grid.points()[:7])
+    assert value.shape == (7, 2) and matrix.shape == (7, 2, 3)

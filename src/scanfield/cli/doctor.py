@@ -68,7 +68,10 @@ def diagnose() -> list[Finding]:
     """All findings; a check that fails in an unforeseen way is itself a finding."""
     findings = [_python(), *(_package(name) for name in REQUIRED)]
     findings += [_extra(extra, module, purpose) for extra, (module, purpose) in EXTRAS.items()]
-    for name, check in (("methods", _methods), ("compute", _compute), ("samples", _samples), ("writing", _writing)):
+    for name, check in (("methods", _methods), ("compute", _compute)):
+        findings.append(_guarded(name, check))
+    findings += _kernels()
+    for name, check in (("samples", _samples), ("writing", _writing)):
         findings.append(_guarded(name, check))
     return findings
 
@@ -124,6 +127,28 @@ def _compute() -> str:
     if not torch.cuda.is_available():
         return f"{threads}; no GPU"
     return f"{threads}; GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+
+
+def _kernels() -> list[Finding]:
+    """Which backend computes networks and grids on each device, and why."""
+    import torch
+
+    from scanfield.kernels.backend import backend_for
+
+    findings = []
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        backend = backend_for(torch.device(device))
+        if backend.name == "reference":
+            text = f"plain torch, several times slower: {backend.why}"
+            fix = (
+                "install a C++ compiler, then: pip install --force-reinstall --no-deps --no-binary scanfield scanfield"
+            )
+            findings.append(
+                Finding(f"kernels, {device}", "note", text, fix if device == "cpu" else "pip install triton")
+            )
+        else:
+            findings.append(Finding(f"kernels, {device}", "ok", f"{backend.name}: {backend.why}"))
+    return findings
 
 
 def _samples() -> str:

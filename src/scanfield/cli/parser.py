@@ -115,6 +115,17 @@ def add_json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
+def add_backend(parser: argparse._ActionsContainer) -> None:
+    """Adds --backend."""
+    parser.add_argument(
+        "--backend",
+        type=one_of("auto", "reference", "cpu", "triton"),
+        default="auto",
+        metavar="auto|reference|cpu|triton",
+        help="what computes the networks and grids (default: auto, the fastest here; reference: plain torch)",
+    )
+
+
 def add_device(parser: argparse._ActionsContainer) -> None:
     """Adds --device."""
     parser.add_argument(

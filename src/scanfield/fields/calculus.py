@@ -1,4 +1,7 @@
-"""Derivatives of fields with respect to world coordinates, by automatic differentiation.
+"""Derivatives of fields with respect to world coordinates.
+
+Fields that carry derivatives along (`fields.jets`) give Jacobians, Laplacians and Hessians in one pass. All else, and
+the gradient of a scalar, where a reverse pass does less work, is automatic differentiation.
 
 Notation: f maps world points x (n points, w columns: x, y, z in mm, then further axes) to values (n, c), every point
 for itself; `axes` are the columns of x to differentiate by, k of them. With the three spatial columns, the default, a
@@ -16,6 +19,9 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from scanfield.fields.jets import HasJets, along_axes, carries
+from scanfield.kernels.jvp import Streams
 
 Function = Callable[[Tensor], Tensor]
 SPATIAL_AXES = (0, 1, 2)
@@ -43,6 +49,9 @@ def jacobian(
     f: Function, x: Float[Tensor, "*n w"], *, axes: Sequence[int] = SPATIAL_AXES
 ) -> tuple[Float[Tensor, "*n c"], Float[Tensor, "*n c k"]]:
     """f(x) and J with J[..., i, j] = d f_i / d x_j."""
+    if carries(f, 1):
+        value, first, _ = _streams(f, x, axes, Streams(len(axes)))
+        return value, first
     record = torch.is_grad_enabled()
     with torch.enable_grad():
         x = _tracked(x)
@@ -66,6 +75,10 @@ def laplacian(
     f: Function, x: Float[Tensor, "*n w"], *, axes: Sequence[int] = SPATIAL_AXES
 ) -> tuple[Float[Tensor, "*n c"], Float[Tensor, "*n c k"], Float[Tensor, "*n c"]]:
     """f(x), its Jacobian, and for every channel the sum of second derivatives along `axes`."""
+    if carries(f, 2):
+        pairs = tuple((j, j) for j in range(len(axes)))
+        value, first, second = _streams(f, x, axes, Streams(len(axes), pairs))
+        return value, first, second.sum(-1)
     record = torch.is_grad_enabled()
     with torch.enable_grad():
         x = _tracked(x)
@@ -82,6 +95,12 @@ def hessian(
     f: Function, x: Float[Tensor, "*n w"], *, axes: Sequence[int] = SPATIAL_AXES
 ) -> tuple[Float[Tensor, "*n c"], Float[Tensor, "*n c k"], Float[Tensor, "*n c k k"]]:
     """f(x), its Jacobian, and for every channel the symmetric matrix of second derivatives."""
+    if carries(f, 2):
+        streams = Streams.hessian(len(axes))
+        value, first, second = _streams(f, x, axes, streams)
+        where = {pair: m for m, pair in enumerate(streams.pairs)}
+        order = [where[min(i, j), max(i, j)] for i in range(len(axes)) for j in range(len(axes))]
+        return value, first, second[..., order].unflatten(-1, (len(axes), len(axes)))
     record = torch.is_grad_enabled()
     with torch.enable_grad():
         x = _tracked(x)
@@ -104,6 +123,14 @@ def determinant(matrix: Float[Tensor, "*n k k"]) -> Float[Tensor, "*n"]:
     if len(rows) == 2:
         return rows[0][..., 0] * rows[1][..., 1] - rows[0][..., 1] * rows[1][..., 0]
     return matrix[..., 0, 0]
+
+
+def _streams(f: HasJets, x: Tensor, axes: Sequence[int], streams: Streams) -> tuple[Tensor, Tensor, Tensor]:
+    """f(x) (*n, c), its first derivatives (*n, c, k) and its second ones (*n, c, m)."""
+    flat = x.reshape(-1, x.shape[-1])
+    out = f.jets(along_axes(flat, axes, streams), streams).unflatten(1, x.shape[:-1])
+    value, first, second = out.split([1, streams.first, len(streams.pairs)])
+    return value[0], first.movedim(0, -1), second.movedim(0, -1)
 
 
 def _tracked(x: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scanfield.fields.jets import HasJets, order_of
+from scanfield.kernels.jvp import Streams
 from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
 
@@ -45,12 +47,29 @@ class Field(nn.Module):
         self.head = head
 
     def forward(self, x: Float[Tensor, "*n w"], condition: Condition | None = None) -> Float[Tensor, "*n c"]:
-        matrix = self.world_to_unit.to(x.dtype)
-        features = self.encoding(x @ matrix[:, :-1].T + matrix[:, -1])
-        if condition is not None:
-            features = torch.cat([features, condition.at(x)], dim=-1)
-        out: Tensor = self.head(self.network(features))
+        out: Tensor = self.head(self.network(self.features(x, condition)))
         return out
+
+    def features(self, x: Float[Tensor, "*n w"], condition: Condition | None = None) -> Float[Tensor, "*n e"]:
+        """What the network sees: the encoded coordinates, then the condition's features."""
+        matrix = self.world_to_unit.to(x.dtype)
+        features: Tensor = self.encoding(x @ matrix[:, :-1].T + matrix[:, -1])
+        return features if condition is None else torch.cat([features, condition.at(x)], dim=-1)
+
+    @property
+    def jet_order(self) -> int:
+        """See `fields.jets`."""
+        return order_of(self.encoding, self.network, self.head)
+
+    def jets(self, x: Float[Tensor, "s n w"], streams: Streams) -> Float[Tensor, "s n c"]:
+        """See `fields.jets`."""
+        matrix = self.world_to_unit.to(x.dtype)
+        u = x @ matrix[:, :-1].T
+        u = torch.cat([u[:1] + matrix[:, -1], u[1:]])
+        for part in (self.encoding, self.network, self.head):
+            assert isinstance(part, HasJets)
+            u = part.jets(u, streams)
+        return u
 
 
 def read_out(

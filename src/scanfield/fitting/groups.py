@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scanfield.fitting.schedules import Schedule, constant
+from scanfield.kernels.adam import VisitedAdam
 
 OptimiserFactory = Callable[[Sequence[nn.Parameter], float], Optimizer]
 
@@ -21,6 +22,15 @@ def adam(
 
     def make(parameters: Sequence[nn.Parameter], rate: float) -> Optimizer:
         return torch.optim.AdamW(parameters, lr=rate, betas=betas, eps=epsilon, weight_decay=weight_decay, fused=True)
+
+    return make
+
+
+def visited_adam(*, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> OptimiserFactory:
+    """Adam that leaves rows of a table alone in steps that do not visit them (`kernels.adam`): for large grids."""
+
+    def make(parameters: Sequence[nn.Parameter], rate: float) -> Optimizer:
+        return VisitedAdam(parameters, lr=rate, betas=betas, eps=epsilon)
 
     return make
 

@@ -20,7 +20,7 @@ from scanfield.errors import InputError, ScanfieldError
 from scanfield.fitting.checkpoint import Stage, copy_into
 from scanfield.fitting.groups import ParameterGroup, make_step
 from scanfield.fitting.log import FitLog
-from scanfield.run import Run
+from scanfield.run import Run, on_the_run_s_backend
 
 Batch = TypeVar("Batch")
 LossFn = Callable[[int, Batch], Mapping[str, Tensor]]
@@ -56,6 +56,7 @@ class FitConfig:
             raise InputError(f"the number of steps cannot be negative, got {self.steps}")
 
 
+@on_the_run_s_backend
 def minimise(
     stage: str,
     groups: Sequence[ParameterGroup],

@@ -17,6 +17,7 @@ from scanfield.data.files import checksum
 from scanfield.data.nifti import write_nifti
 from scanfield.data.write import write_atomically
 from scanfield.errors import InputError
+from scanfield.kernels.backend import backend_for
 from scanfield.methods import api
 from scanfield.run import Run
 from scanfield.space.grid import Grid
@@ -71,7 +72,7 @@ def _clear(folder: Path) -> None:
     for pattern in ("state/*.safetensors", "figures/*", "*.nii.gz", "surface*.ply", "surface*.surf.gii"):
         for old in folder.glob(pattern):
             old.unlink()
-    for name in ("run.json", "report.html", "measurements.npz", "field.safetensors"):
+    for name in ("run.json", "report.html", "measurements.npz", "field.safetensors", "landmarks.csv", "dice.csv"):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -83,6 +84,9 @@ def facts_of(run: Run, method: str, preset: str, config: dict[str, Any], request
             needs to resume.
     """
     card = api.card(method)
+    backend = backend_for(run.device, run.backend)
+    if run.backend == "auto" and backend.name == "reference":
+        run.note(f"The kernels did not run, so this took longer than it could: {backend.why}.")
     return {
         "schema": SCHEMA,
         "task": card.task,
@@ -97,6 +101,7 @@ def facts_of(run: Run, method: str, preset: str, config: dict[str, Any], request
         "seed": run.seed,
         "device": str(run.device),
         "threads": torch.get_num_threads(),
+        "backend": {"name": backend.name, "why": backend.why},
         "versions": {
             "scanfield": version("scanfield"),
             "torch": torch.__version__,

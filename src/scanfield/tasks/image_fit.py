@@ -32,7 +32,7 @@ from scanfield.metrics.image import compare, psnr_db, rmse
 from scanfield.metrics.surface import surface_distance
 from scanfield.operators.differences import discrete_laplacian, sobel_gradient
 from scanfield.operators.resample import covered, resample
-from scanfield.run import Run
+from scanfield.run import Run, on_the_run_s_backend
 from scanfield.space.grid import Grid
 from scanfield.space.mesh import Mesh
 from scanfield.tasks.folder import Picture, begin, facts_of
@@ -44,6 +44,7 @@ HELD_OUT_FRACTION = 0.05
 SECONDS = Column(key="seconds", label="time", unit="s", better="", digits=1)
 
 
+@on_the_run_s_backend
 def fit_image(
     data: Scan,
     method: str,

@@ -25,7 +25,7 @@ from scanfield.operators.resample import covered, resample
 from scanfield.operators.siddon import project_voxels
 from scanfield.operators.views import dense_geometry
 from scanfield.operators.voxel import VoxelProjector
-from scanfield.run import Run
+from scanfield.run import Run, on_the_run_s_backend
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
 from scanfield.tasks.folder import Picture, begin, facts_of
@@ -52,6 +52,7 @@ HELD_OUT = Column(
 SECONDS = Column(key="seconds", label="time", unit="s", better="", digits=1)
 
 
+@on_the_run_s_backend
 def reconstruct(
     data: Measurement[ProjectionGeometry],
     method: str,

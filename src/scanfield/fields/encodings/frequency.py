@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scanfield.kernels.jvp import Streams, through
+
 Factor = Literal["2pi", "pi", "1"]
 _FACTORS: dict[str, float] = {"2pi": 2 * math.pi, "pi": math.pi, "1": 1.0}
 
@@ -24,6 +26,12 @@ class Identity(nn.Module):
         self.out_dims = dims
 
     def forward(self, u: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        return u
+
+    jet_order = 2
+
+    def jets(self, u: Float[Tensor, "s n d"], streams: Streams) -> Float[Tensor, "s n d"]:
+        """See `fields.jets`."""
         return u
 
 
@@ -51,6 +59,14 @@ class Frequency(nn.Module):
         parts = [u] if self.include_input else []
         return torch.cat([*parts, phase.sin(), phase.cos()], dim=-1)
 
+    jet_order = 2
+
+    def jets(self, u: Float[Tensor, "s n d"], streams: Streams) -> Float[Tensor, "s n e"]:
+        """See `fields.jets`."""
+        phase = (u[..., None] * self.scales.to(u.dtype)).flatten(-2)
+        parts = [u] if self.include_input else []
+        return torch.cat([*parts, *_waves(phase, streams)], dim=-1)
+
 
 class GaussianFourier(nn.Module):
     """gamma(u) = [sin(a B u), cos(a B u)], rows of B ~ N(0, sigma^2 I) (Tancik et al. 2020, eq. 5: a = 2 pi).
@@ -71,3 +87,15 @@ class GaussianFourier(nn.Module):
     def forward(self, u: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
         phase = self.factor * (u @ self.frequencies.to(u.dtype).T)
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+    jet_order = 2
+
+    def jets(self, u: Float[Tensor, "s n d"], streams: Streams) -> Float[Tensor, "s n e"]:
+        """See `fields.jets`."""
+        return torch.cat(_waves(self.factor * (u @ self.frequencies.to(u.dtype).T), streams), dim=-1)
+
+
+def _waves(phase: Tensor, streams: Streams) -> list[Tensor]:
+    """The jets of sine and cosine."""
+    sin, cos = phase[0].sin(), phase[0].cos()
+    return [through(sin, cos, -sin, phase, streams), through(cos, -sin, -cos, phase, streams)]

@@ -1,23 +1,23 @@
 """Initialisation beyond a network's own: part of a method's contract, often decisive.
 
-The functions act on networks whose `layers[-1]` is the linear output layer (MLP, Siren).
+The functions act on fully connected networks, whose last layer is linear.
 """
 
 from __future__ import annotations
 
 import torch
 
+from scanfield.fields.networks.layers import FullyConnected
 from scanfield.fields.networks.mlp import MLP
-from scanfield.fields.networks.siren import Siren
 
 
-def set_output_bias(network: MLP | Siren, value: float) -> None:
+def set_output_bias(network: FullyConnected, value: float) -> None:
     """Starts the network at `value` (before the head), e.g. the mean of the target."""
     with torch.no_grad():
         network.linears[-1].bias.fill_(value)
 
 
-def shrink_output(network: MLP | Siren, bound: float, generator: torch.Generator) -> None:
+def shrink_output(network: FullyConnected, bound: float, generator: torch.Generator) -> None:
     """Redraws the output weights from U(-bound, bound) and zeroes the bias: a displacement starts near identity."""
     with torch.no_grad():
         network.linears[-1].weight.uniform_(-bound, bound, generator=generator)

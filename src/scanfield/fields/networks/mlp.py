@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from scanfield.fields.networks.layers import linear_layers
+from scanfield.fields.networks.layers import FullyConnected
+from scanfield.kernels.mlp import Activation
+
+RELU = Activation("relu")
 
 
-class MLP(nn.Module):
+class MLP(FullyConnected):
     """Linear layers with an activation between them; the last layer is linear.
 
     Weights U(-sqrt(6 / fan_in), sqrt(6 / fan_in)) (He et al. 2015, for ReLU), the last layer's with 3 instead of 6;
@@ -29,25 +30,12 @@ class MLP(nn.Module):
         widths: Sequence[int],
         *,
         generator: torch.Generator,
-        activation: Callable[[Tensor], Tensor] = functional.relu,
+        activation: Activation | Callable[[Tensor], Tensor] = RELU,
     ) -> None:
-        super().__init__()
-        self.activation = activation
-        self.layers = linear_layers(widths)
+        super().__init__(widths, activation)
         with torch.no_grad():
             for k, layer in enumerate(self.linears):
                 gain = 6.0 if k < len(self.layers) - 1 else 3.0
                 bound = (gain / layer.in_features) ** 0.5
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.zero_()
-
-    @property
-    def linears(self) -> list[nn.Linear]:
-        """The layers, from input to output."""
-        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-
-    def forward(self, h: Float[Tensor, "*n a"]) -> Float[Tensor, "*n b"]:
-        for layer in self.layers[:-1]:
-            h = self.activation(layer(h))
-        out: Tensor = self.layers[-1](h)
-        return out

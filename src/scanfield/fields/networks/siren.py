@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 
-from scanfield.fields.networks.layers import linear_layers
+from scanfield.fields.networks.layers import FullyConnected
+from scanfield.kernels.mlp import Activation
 
 
-class Siren(nn.Module):
+class Siren(FullyConnected):
     """A sine network.
 
     Args:
@@ -25,25 +24,13 @@ class Siren(nn.Module):
     """
 
     def __init__(self, widths: Sequence[int], *, omegas: Sequence[float], generator: torch.Generator) -> None:
-        super().__init__()
         if len(omegas) != len(widths) - 2:
             raise ValueError(f"{len(widths) - 2} hidden layers need as many omegas, got {len(omegas)}")
+        super().__init__(widths, Activation("sine", tuple(float(w) for w in omegas)))
         self.omegas = tuple(float(w) for w in omegas)
-        self.layers = linear_layers(widths)
         with torch.no_grad():
             for k, layer in enumerate(self.linears):
                 n = layer.in_features
                 bound = 1 / n if k == 0 else (6 / n) ** 0.5 / self.omegas[min(k, len(self.omegas) - 1)]
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-(n**-0.5), n**-0.5, generator=generator)
-
-    @property
-    def linears(self) -> list[nn.Linear]:
-        """The layers, from input to output."""
-        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-
-    def forward(self, h: Float[Tensor, "*n a"]) -> Float[Tensor, "*n b"]:
-        for layer, omega in zip(self.layers[:-1], self.omegas, strict=True):
-            h = torch.sin(omega * layer(h))
-        out: Tensor = self.layers[-1](h)
-        return out

@@ -45,6 +45,7 @@ from scanfield.fitting.log import FitLog
 from scanfield.fitting.minimise import FitConfig, minimise
 from scanfield.losses.data import l2
 from scanfield.losses.shape import eikonal, normal_alignment, off_surface, on_surface, wrong_side
+from scanfield.losses.values import value_loss
 from scanfield.operators.differences import discrete_laplacian, sobel_gradient
 from scanfield.run import Run
 from scanfield.space.domain import Domain
@@ -156,6 +157,8 @@ def _fit_image(config: Config, data: Scan, run: Run, held_out: Scan | None) -> R
         raise InputError(f"the image is constant: its {config.supervision} carries no information", where=data.source)
 
     def loss(step: int, index: Int[Tensor, " m"] | slice) -> dict[str, Tensor]:
+        if config.supervision == "values":
+            return {"values": value_loss(field, x[index], target[index]) / power}
         return {config.supervision: l2(_observe(config, field, x[index]), target[index]) / power}
 
     size = config.points_per_step or FULL_BATCH
