@@ -85,8 +85,8 @@ def laplacian(
         value, first = jacobian(f, x, axes=axes)
         parts = []
         for i in range(value.shape[-1]):
-            second = [_by(first[..., i, j], x, [axis], record, keep=True) for j, axis in enumerate(axes)]
-            parts.append(torch.cat(second, dim=-1).sum(-1))
+            diagonal = [_by(first[..., i, j], x, [axis], record, keep=True) for j, axis in enumerate(axes)]
+            parts.append(torch.cat(diagonal, dim=-1).sum(-1))
         total = torch.stack(parts, dim=-1)
     return (value, first, total) if record else (value.detach(), first.detach(), total.detach())
 

@@ -62,6 +62,9 @@ ABILITIES = {
 }
 
 
+ALONG_ABILITIES = {"cpu": Abilities((torch.float32, torch.float64), derivatives=1, dims=(2, 3, 4))}
+
+
 def encode(
     u: Float[Tensor, "n d"], table: Float[Tensor, "rows f"], level_weight: Float[Tensor, " l"], levels: Levels
 ) -> Float[Tensor, "n e"]:
@@ -79,6 +82,36 @@ def encode(
 
         return hashgrid_triton.encode(u, table, level_weight, levels)
     return reference(u, table, level_weight, levels)
+
+
+def encode_along(
+    u: Float[Tensor, "n d"],
+    h: Float[Tensor, "n d"],
+    table: Float[Tensor, "rows f"],
+    level_weight: Float[Tensor, " l"],
+    levels: Levels,
+) -> Float[Tensor, "n e"]:
+    """The derivative of `encode` at every point along a direction of its own, d/dt encode(u + t h) at t = 0.
+
+    Differentiable in u, h and table.
+    """
+    if choose(ALONG_ABILITIES, u) == "cpu":
+        from scanfield.kernels import hashgrid_cpu
+
+        return hashgrid_cpu.encode_along(u, h, table, level_weight, levels)
+    return reference_along(u, h, table, level_weight, levels)
+
+
+def reference_along(u: Tensor, h: Tensor, table: Tensor, level_weight: Tensor, levels: Levels) -> Tensor:
+    """`encode_along` in plain torch: J h as the derivative of g -> J^T g along h, which is linear in g."""
+    record = torch.is_grad_enabled()
+    with torch.enable_grad():
+        place = u if u.requires_grad else u.detach().requires_grad_()
+        features = reference(place, table, level_weight, levels)
+        cotangent = torch.zeros_like(features, requires_grad=True)
+        (slope,) = torch.autograd.grad(features, place, cotangent, create_graph=True)
+        (along,) = torch.autograd.grad(slope, cotangent, h, create_graph=record)
+    return along
 
 
 def reference(u: Tensor, table: Tensor, level_weight: Tensor, levels: Levels) -> Tensor:

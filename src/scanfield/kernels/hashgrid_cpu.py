@@ -27,13 +27,35 @@ def encode(
     Raises:
         ValueError: the tensors do not belong to these levels, or differ in type.
     """
+    _check(u, table, level_weight, levels)
+    return hashgrid(u, table, level_weight.to(u.dtype), _pack(levels), levels.smoothstep)
+
+
+def encode_along(
+    u: Float[Tensor, "n d"],
+    h: Float[Tensor, "n d"],
+    table: Float[Tensor, "rows f"],
+    level_weight: Float[Tensor, " l"],
+    levels: Levels,
+) -> Float[Tensor, "n e"]:
+    """See `hashgrid.encode_along`; float32 or float64.
+
+    Raises:
+        ValueError: as `encode`; h has another shape or type than u.
+    """
+    _check(u, table, level_weight, levels)
+    if h.shape != u.shape or h.dtype != u.dtype:
+        raise ValueError(f"directions {h.dtype} {tuple(h.shape)} for points {u.dtype} {tuple(u.shape)}")
+    return hashgrid_along(u, h, table, level_weight.to(u.dtype), _pack(levels), levels.smoothstep)
+
+
+def _check(u: Tensor, table: Tensor, level_weight: Tensor, levels: Levels) -> None:
     if u.shape[1] != levels.dims or table.shape != (levels.starts[-1], levels.features):
         raise ValueError(f"points {tuple(u.shape)} and table {tuple(table.shape)} do not fit {levels}")
     if len(level_weight) != len(levels.cells):
         raise ValueError(f"{len(level_weight)} weights for {len(levels.cells)} levels")
     if table.dtype != u.dtype:
         raise ValueError(f"the points are {u.dtype} and the table is {table.dtype}")
-    return hashgrid(u, table, level_weight.to(u.dtype), _pack(levels), levels.smoothstep)
 
 
 @functools.lru_cache(maxsize=256)
@@ -129,6 +151,47 @@ def hashgrid_double_backward(
 
 
 @torch.library.custom_op(
+    "scanfield::hashgrid_along",
+    mutates_args=(),
+    schema=f"(Tensor u, Tensor h, Tensor table, {_GRID}) -> Tensor",
+    device_types="cpu",
+)
+def hashgrid_along(u: Tensor, h: Tensor, table: Tensor, level_weight: Tensor, levels: Tensor, smooth: bool) -> Tensor:
+    """Derivatives of the features (n, e) along h; see `encode_along`."""
+    return _gather(u, h, table, level_weight, levels, smooth)
+
+
+@torch.library.custom_op(
+    "scanfield::hashgrid_along_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor u, Tensor h, Tensor table, {_GRID}, bool to_u, bool to_h, bool to_table) "
+    "-> (Tensor, Tensor, Tensor)",
+    device_types="cpu",
+)
+def hashgrid_along_backward(
+    grad: Tensor,
+    u: Tensor,
+    h: Tensor,
+    table: Tensor,
+    level_weight: Tensor,
+    levels: Tensor,
+    smooth: bool,
+    to_u: bool,
+    to_h: bool,
+    to_table: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of points, directions and table from that of the derivatives."""
+    grid = (level_weight, levels, smooth)
+    grad_u = _slope(u, h, grad, table, *grid) if to_u else u.new_empty(0)
+    grad_h = _slope(u, None, grad, table, *grid) if to_h else u.new_empty(0)
+    grad_table = table.new_empty(0)
+    if to_table:
+        grad_table = torch.empty_like(table, memory_format=torch.contiguous_format)
+        _scatter(u, h, grad, *grid, grad_table)
+    return grad_u, grad_h, grad_table
+
+
+@torch.library.custom_op(
     "scanfield::accumulate_table_gradient",
     mutates_args=("table_grad", "visited"),
     schema=f"(Tensor grad, Tensor u, {_GRID}, Tensor(a!) table_grad, Tensor(b!) visited) -> ()",
@@ -160,6 +223,17 @@ def _(grad, u, table, level_weight, levels, smooth, to_u, to_table):  # type: ig
 @hashgrid_double_backward.register_fake
 def _(grad_u, grad_table, grad, u, table, level_weight, levels, smooth, to_grad, to_u, to_table):  # type: ignore[no-untyped-def]
     wanted = ((grad, to_grad), (u, to_u), (table, to_table))
+    return tuple(tensor.new_empty(tensor.shape if asked else 0) for tensor, asked in wanted)
+
+
+@hashgrid_along.register_fake
+def _(u: Tensor, h: Tensor, table: Tensor, level_weight: Tensor, levels: Tensor, smooth: bool) -> Tensor:
+    return u.new_empty(u.shape[0], levels.shape[0] * table.shape[1])
+
+
+@hashgrid_along_backward.register_fake
+def _(grad, u, h, table, level_weight, levels, smooth, to_u, to_h, to_table):  # type: ignore[no-untyped-def]
+    wanted = ((u, to_u), (h, to_h), (table, to_table))
     return tuple(tensor.new_empty(tensor.shape if asked else 0) for tensor, asked in wanted)
 
 
@@ -226,6 +300,14 @@ def _no_third(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError("the hash grid's kernels have no third derivative: use the backend 'reference'")
 
 
+def _along_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = ctx.needs_input_grad[:3]
+    results = hashgrid_along_backward(grad, *ctx.saved_tensors, ctx.smooth, *wanted)
+    return *(result if asked else None for result, asked in zip(results, wanted, strict=True)), None, None, None
+
+
+hashgrid_along.register_autograd(_along_backward, setup_context=_keep_points)
+hashgrid_along_backward.register_autograd(_no_third)
 hashgrid.register_autograd(_backward, setup_context=_keep_points)
 hashgrid_backward.register_autograd(_double_backward, setup_context=_keep_gradient)
 hashgrid_double_backward.register_autograd(_no_third)

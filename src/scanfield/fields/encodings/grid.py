@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scanfield.errors import InputError
-from scanfield.kernels.hashgrid import Levels, encode
+from scanfield.kernels.hashgrid import Levels, encode, encode_along
+from scanfield.kernels.jvp import Streams
 
 
 class MultiresolutionGrid(nn.Module):
@@ -72,3 +73,10 @@ class MultiresolutionGrid(nn.Module):
     def forward(self, u: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
         flat = u.reshape(-1, self.levels.dims)
         return encode(flat, self.table, self.level_weight, self.levels).reshape(*u.shape[:-1], self.out_dims)
+
+    jet_order = 1
+
+    def jets(self, u: Float[Tensor, "s n d"], streams: Streams) -> Float[Tensor, "s n e"]:
+        grid = (self.table, self.level_weight, self.levels)
+        along = [encode_along(u[0], u[1 + k], *grid) for k in range(streams.first)]
+        return torch.stack([encode(u[0], *grid), *along])
