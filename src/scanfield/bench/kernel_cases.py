@@ -169,6 +169,23 @@ def hash_training(points: int, device: torch.device, *, compiled: bool) -> Case:
     return Case(points, 0.0, variants)
 
 
+def hash_slope(points: int, device: torch.device) -> Case:
+    """A penalty on the gradient of a hash grid's features: the derivative to the table of derivatives to the points."""
+    u = (2 * torch.rand(points, 3, generator=draw()) - 1).to(device).requires_grad_()
+
+    def work(encoding: torch.nn.Module) -> Variant:
+        parameters = list(encoding.parameters())
+
+        def run() -> object:
+            (slope,) = torch.autograd.grad(encoding(u).sum(), u, create_graph=True)
+            return torch.autograd.grad(slope.square().mean(), parameters)
+
+        return run
+
+    variants = {"plain torch": on("reference", work(_PlainGrid(hash_grid(device)))), "ours": work(hash_grid(device))}
+    return Case(points, 0.0, variants)
+
+
 def registration(device: torch.device) -> Case:
     """A step with the Jacobian at every point, and with the penalty on a quarter of the points."""
     n = REGISTRATION_POINTS

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scanfield.bench import kernel_cases as cases
 from scanfield.bench.protocol import BenchResult, Check
 from scanfield.bench.timing import Peaks, medians, peaks
@@ -100,6 +102,8 @@ class _Cpu(_Bench):
         seconds = self.time(name, cases.hash_training(65536, device, compiled=compiled), rounds=3)
         self.ratio(name, seconds, OURS, 12.0)
         self.ratio(name, seconds, OURS, 3.0, to=COMPILED)
+        name = "hash grid, gradient penalty"
+        self.ratio(name, self.time(name, cases.hash_slope(16384, device), rounds=2), OURS, 3.0)
         name = "registration step"
         seconds = self.time(name, cases.registration(device))
         self.ratio(name, seconds, OURS, 1.5)
@@ -158,20 +162,34 @@ class _Cpu(_Bench):
 
 class _Gpu(_Bench):
     def measure(self) -> None:
-        device = self.run.device
-        for width in (64, 128):
-            for points in (65536, 262144):
-                name = f"SIREN {width} x 4, training, {points} points"
-                seconds = self.time(name, cases.siren_training(width, points, device, compiled=points == 262144))
-                self.ratio(name, seconds, OURS, 3.0, to=COMPILED)
-        for width in (64, 128):
-            name = f"SIREN {width} x 4, 256^3 lattice"
-            self.time(name, cases.decode(width, 256, device), rounds=3)
+        device, before = self.run.device, torch.get_float32_matmul_precision()
+        try:
+            for precision in ("highest", "high"):
+                torch.set_float32_matmul_precision(precision)
+                self.networks(precision)
+        finally:
+            torch.set_float32_matmul_precision(before)
         for points in (65536, 262144):
             name = f"hash grid and 64 x 2, training, {points} points"
             seconds = self.time(name, cases.hash_training(points, device, compiled=points == 262144))
             self.ratio(name, seconds, OURS, 3.0, to=COMPILED)
+            self.ratio(name, seconds, OURS, 3.0)
+        name = "hash grid, gradient penalty"
+        self.ratio(name, self.time(name, cases.hash_slope(65536, device), rounds=3), OURS, 20.0)
         self.time("registration step", cases.registration(device))
+
+    def networks(self, precision: str) -> None:
+        """Training and rendering with one setting of `torch.set_float32_matmul_precision`."""
+        device = self.run.device
+        for width in (64, 128):
+            for points in (65536, 262144):
+                name = f"SIREN {width} x 4, training, {points} points, {precision}"
+                seconds = self.time(name, cases.siren_training(width, points, device, compiled=points == 262144))
+                self.ratio(name, seconds, OURS, 1.0)
+                if precision == "high" and width == 64:
+                    self.ratio(name, seconds, OURS, 3.0, to=COMPILED)
+            name = f"SIREN {width} x 4, 256^3 lattice, {precision}"
+            self.ratio(name, self.time(name, cases.decode(width, 256, device), rounds=3), OURS, 2.0)
 
 
 # Writing 5 to clear_refs makes the process's present memory its peak.
