@@ -15,8 +15,11 @@ import numpy as np
 import torch
 
 from scanfield.data.measurement import Measurement, Noise
+from scanfield.data.pair import Pair
 from scanfield.data.phantoms import Ellipsoid, Phantom
+from scanfield.data.samples import sample
 from scanfield.data.scan import Scan
+from scanfield.fields.image import ImageField
 from scanfield.space.grid import Grid
 from scanfield.space.projection import Detector, ProjectionGeometry
 
@@ -95,9 +98,42 @@ def _image() -> Case:
     return Case(Scan(values, GRID, "1/mm", ~unseen), Scan(values, GRID, "1/mm", unseen))
 
 
+# A pair: a shipped chest slice, and the same slice deformed, on another grid of the same plane.
+PAIR_SIZE, PAIR_SPACING_MM = 64, 3.0
+FIXED_GRID = Grid((PAIR_SIZE, PAIR_SIZE, 1), frame() @ in_gantry((PAIR_SIZE, PAIR_SIZE, 1), (-3.0, 3.0, 3.0)))
+MOVING_GRID = Grid((72, 66, 1), frame() @ in_gantry((72, 66, 1), (2.8, -3.1, 3.0), turn_deg=15.0))
+
+
+def true_inverse(y: torch.Tensor) -> torch.Tensor:
+    """Where points of the moving image lie in the fixed one: up to 10 mm away, within the slice's plane."""
+    turn = torch.tensor(frame()[:3, :3])
+    gantry = (y.double() - torch.tensor(frame()[:3, 3])) @ turn
+    u, v = gantry[:, 0] / 60, gantry[:, 1] / 60
+    shift = torch.stack([7 * torch.cos(v), 5 * torch.sin(u + 0.5) + 3, torch.zeros_like(u)], dim=-1)
+    return y.double() + shift @ turn.T
+
+
+def pair_landmarks() -> tuple[torch.Tensor, torch.Tensor]:
+    """The same places of the body in the fixed and in the moving image, (n, 3) mm each."""
+    y = MOVING_GRID.points().reshape(*MOVING_GRID.shape, 3)[16:-16:5, 16:-16:5].reshape(-1, 3).double()
+    return true_inverse(y), y
+
+
+def _pair() -> Case:
+    chest = sample("ct_chest_slice").values.float().reshape(1, 512, 512)
+    values = torch.nn.functional.avg_pool2d(chest, 512 // PAIR_SIZE).reshape(FIXED_GRID.shape)
+    moved = ImageField(values, FIXED_GRID)(true_inverse(MOVING_GRID.points()).float())
+    moving = Scan(moved.reshape(MOVING_GRID.shape), MOVING_GRID, "HU")
+    unseen = torch.zeros(FIXED_GRID.shape, dtype=torch.bool)
+    unseen[::5, ::5] = True
+    seen, hidden = Scan(values, FIXED_GRID, "HU", ~unseen), Scan(values, FIXED_GRID, "HU", unseen)
+    return Case(Pair(seen, moving), Pair(hidden, moving))
+
+
 KINDS: dict[str, Callable[[], Case]] = {
     "projections:parallel": lambda: _projections("parallel"),
     "projections:fan": lambda: _projections("fan"),
     "projections:cone": lambda: _projections("cone"),
     "image": _image,
+    "image-pair": _pair,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import importlib.util
 import inspect
@@ -21,8 +22,10 @@ import numpy as np
 import pytest
 import torch
 
+from scanfield.fields import calculus
 from scanfield.methods import api, config
 from scanfield.run import Run
+from scanfield.space.grid import Grid
 from scanfield.tasks.result import Reconstruction
 
 
@@ -38,6 +41,8 @@ def _load(name: str) -> ModuleType:
 tiny_data = _load("data")
 METHODS = sorted(api.discover())
 CASES = [(name, kind) for name in METHODS for kind in api.card(name).accepts]
+PAIRS = [(name, kind) for name, kind in CASES if api.card(name).task == "registration"]
+IMAGES = [case for case in CASES if case not in PAIRS]
 
 
 @cache
@@ -50,6 +55,15 @@ def fitted(name: str, kind: str) -> tuple[Reconstruction, float, bool]:
     seconds = time.process_time() - start
     moved = not (torch.equal(states[0], torch.get_rng_state()) and (states[1] == np.random.get_state()[1]).all())
     return result, seconds, moved
+
+
+def output(result: Reconstruction, grid: Grid | None = None) -> torch.Tensor:
+    """What a result is for: its image on a grid, or where its map takes the grid's points."""
+    if api.card(result.method).task != "registration":
+        return result.render(grid)
+    with torch.no_grad():
+        phi = api.load(result.method).transform(result)
+        return phi((result.spec.grid if grid is None else grid).points())
 
 
 # The card ------------------------------------------------------------------------------------------------------------
@@ -65,7 +79,7 @@ def test_card_is_complete(name):
     for key in ("title", "authors", "venue", "summary", "choose_when", "choose_not_when", "text"):
         assert getattr(card, key).strip(), f"the card's '{key}' is empty"
     assert 1980 <= card.year <= 2100
-    assert card.link.startswith("https://"), "the card needs a doi or an arxiv number"
+    assert card.link.startswith("https://"), "the card needs a doi, an arxiv number or a url"
     assert card.accepts and len(set(card.accepts)) == len(card.accepts)
     unknown = set(card.accepts) - set(tiny_data.KINDS)
     assert not unknown, f"kinds without tiny data in tests/conformance/data.py: {unknown}"
@@ -96,7 +110,8 @@ def test_bibtex_parses_and_agrees_with_the_card(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_module_defines_what_a_method_is_and_nothing_it_must_not(name):
     module = api.load(name)
-    for part in ("build", "fit", "render", "predict"):
+    registers = api.card(name).task == "registration"
+    for part in ("build", "fit", "transform") if registers else ("build", "fit", "render", "predict"):
         assert callable(vars(module)[part])
     assert {"held_out", "prior"} <= set(inspect.signature(module.fit).parameters)
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
@@ -167,7 +182,7 @@ def test_loss_falls_and_held_out_data_are_watched(name, kind):
         assert log.history[-1]["held_out"] is not None
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(("name", "kind"), IMAGES)
 def test_result_says_what_it_is(name, kind):
     result, _, _ = fitted(name, kind)
     assert result.method == name and result.config == api.load(name).Config.tiny()
@@ -178,7 +193,7 @@ def test_result_says_what_it_is(name, kind):
     assert 0.01 < image.max() < 0.04, "the object has 0.02 per mm"
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(("name", "kind"), IMAGES)
 @pytest.mark.parametrize("grid", [tiny_data.GRID, tiny_data.OTHER_GRID], ids=["own grid", "another grid"])
 def test_image_lies_at_its_place_in_the_world(name, kind, grid):
     image = fitted(name, kind)[0].render(grid)
@@ -189,7 +204,7 @@ def test_image_lies_at_its_place_in_the_world(name, kind, grid):
     assert np.linalg.norm(found - expected) < tiny_data.SPACING_MM
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(("name", "kind"), IMAGES)
 def test_prediction_has_the_shape_and_size_of_the_data(name, kind):
     result, _, _ = fitted(name, kind)
     for data in (tiny_data.KINDS[kind]().data, tiny_data.KINDS[kind]().held_out):
@@ -198,16 +213,53 @@ def test_prediction_has_the_shape_and_size_of_the_data(name, kind):
         assert predicted.sum().item() == pytest.approx(data.values.sum().item(), rel=0.5)
 
 
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_map_says_what_it_is(name, kind):
+    result, _, _ = fitted(name, kind)
+    assert result.method == name and result.config == api.load(name).Config.tiny()
+    assert result.spec.unit == "mm" and result.spec.grid.same_as(tiny_data.FIXED_GRID)
+    for grid in (tiny_data.FIXED_GRID, tiny_data.FIXED_GRID.resampled(20.0).moved(np.diag([3.0, 3.0, 3.0, 1.0]))):
+        mapped = output(result, grid)
+        assert mapped.shape == (grid.size, 3) and torch.isfinite(mapped).all(), "also far beyond the images"
+
+
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_map_takes_points_of_the_fixed_image_to_the_moving_one(name, kind):
+    """On oblique, left-handed, different grids, far from the origin: half of the way at least."""
+    phi = api.load(name).transform(fitted(name, kind)[0])
+    fixed, moving = tiny_data.pair_landmarks()
+    with torch.no_grad():
+        mapped = phi(fixed.float()).double()
+    before, after = ((x - moving).norm(dim=-1).mean().item() for x in (fixed, mapped))
+    assert after < 0.5 * before, f"{before:.2f} mm before, {after:.2f} mm after"
+    normal = torch.tensor(tiny_data.FIXED_GRID.directions[:, 2])
+    assert ((mapped - fixed) @ normal).abs().max() < 1e-3, "a slice's motion stays in its plane"
+
+
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_map_has_the_derivatives_of_its_values(name, kind):
+    """The Jacobian that the map carries along, against differences of its values."""
+    phi = copy.deepcopy(api.load(name).transform(fitted(name, kind)[0])).double()
+    x = tiny_data.pair_landmarks()[0][::7]
+    with torch.no_grad():
+        _, matrix = calculus.jacobian(phi, x)
+        for axis in range(3):
+            step = 1e-4 * torch.eye(3, dtype=torch.float64)[axis]
+            slope = (phi(x + step) - phi(x - step)) / 2e-4
+            assert torch.allclose(matrix[..., axis], slope, atol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_saved_and_loaded_renders_the_same(name, kind, tmp_path):
     result, _, _ = fitted(name, kind)
     result.save(tmp_path / "field.safetensors")
     back = Reconstruction.load(tmp_path / "field.safetensors")
     assert back.config == result.config and back.method == name
-    assert torch.equal(back.render(), result.render())
-    assert torch.equal(back.render(tiny_data.OTHER_GRID), result.render(tiny_data.OTHER_GRID))
-    data = tiny_data.KINDS[kind]().held_out
-    assert torch.equal(back.predict(data), result.predict(data))
+    assert torch.equal(output(back), output(result))
+    assert torch.equal(output(back, tiny_data.OTHER_GRID), output(result, tiny_data.OTHER_GRID))
+    if (name, kind) in IMAGES:
+        data = tiny_data.KINDS[kind]().held_out
+        assert torch.equal(back.predict(data), result.predict(data))
     assert [log.to_json() for log in back.logs] == [log.to_json() for log in result.logs]
 
 
@@ -216,10 +268,10 @@ def test_the_seed_decides_everything(name, kind):
     module, case = api.load(name), tiny_data.KINDS[kind]()
 
     def image(seed: int) -> Any:
-        return module.fit(module.Config.tiny(), case.data, Run(seed=seed), held_out=case.held_out).render()
+        return output(module.fit(module.Config.tiny(), case.data, Run(seed=seed), held_out=case.held_out))
 
     torch.manual_seed(11)  # what others do with the global generator must not matter
-    first = fitted(name, kind)[0].render()
+    first = output(fitted(name, kind)[0])
     assert torch.equal(image(3), first)
     assert not torch.equal(image(4), first)
 
@@ -240,6 +292,6 @@ def test_killed_and_resumed_is_bit_equal(name, kind, tmp_path):
     run.observers = (stop,)
     cut = module.fit(module.Config.tiny(), case.data, run, held_out=case.held_out)
     assert cut.logs[0].stopped == "interrupted"
-    assert torch.isfinite(cut.render()).all()
+    assert torch.isfinite(output(cut)).all()
     again = module.fit(module.Config.tiny(), case.data, Run(tmp_path, seed=3, resume=True), held_out=case.held_out)
-    assert torch.equal(again.render(), whole.render())
+    assert torch.equal(output(again), output(whole))

@@ -23,6 +23,8 @@ COMMANDS = {
     "cite": ("catalogue", "a method's paper as BibTeX"),
     "simulate": ("simulate", "a real image -> a measurement any method takes"),
     "reconstruct": ("reconstruct", "a measurement -> an image, beside its classical rivals"),
+    "register": ("register", "two images -> the map between them, beside its classical rivals"),
+    "warp": ("warp", "a registration applied to images, labels or points, either way"),
     "render": ("render", "a finished run -> an image on any grid, at any spacing"),
     "report": ("render", "write a run's report.html again"),
     "bench": ("bench", "run the published comparisons (list, run, compare)"),

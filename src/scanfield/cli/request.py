@@ -1,20 +1,22 @@
-"""What a run was asked to do: kept in run.json, so that it can be continued."""
+"""What a run was asked to do: kept in run.json, so that it can be continued. No torch in here."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from scanfield.errors import InputError
 
+R = TypeVar("R", bound="Request")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """Everything that determines a run besides its configuration; kept in run.json as `request`.
 
-    Paths are absolute, so that a run can be continued from anywhere.
+    Paths are absolute, so that a run can be continued from anywhere; `inputs` are all files that are read.
     """
 
     command: str
@@ -23,13 +25,58 @@ class Request:
     preset: str
     seed: int
     device: str
+    baselines: Literal["none", "fast", "all"]
+    backend: str = "auto"
+
+    program: ClassVar[str]  # the command that makes and continues such runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanRequest(Request):
+    """Of `scanfield reconstruct`."""
+
     like: str | None
     spacing_mm: float | None
     reference: str | None
     reference_unit: Literal["auto", "HU", "1/mm"]
-    baselines: Literal["none", "fast", "all"]
     holdout_views: int | None
     holdout_fraction: float | None
+
+    program = "reconstruct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRequest(Request):
+    """Of `scanfield register`."""
+
+    fixed: str
+    moving: str
+    fixed_mask: str | None
+    moving_mask: str | None
+    fixed_points: str | None
+    moving_points: str | None
+    fixed_labels: str | None
+    moving_labels: str | None
+    window: list[float] | None
+
+    program = "register"
+
+
+def read_request(cls: type[R], facts: dict[str, Any], where: str) -> R:
+    """The request that a run was started with.
+
+    Raises:
+        InputError: another command started it, or its record does not say how it was started.
+    """
+    started = "register" if facts.get("task") == "registration" else "reconstruct"
+    if started != cls.program:
+        raise InputError(
+            f"this run was started by `scanfield {started}`", where=where, fix=f"scanfield {started} --resume RUN"
+        )
+    try:
+        return cls(**facts["request"])
+    except (KeyError, TypeError):
+        raise InputError("this run does not say how it was started", where=where, fix="start it again") from None
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -39,7 +86,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         InputError: there is no run, it cannot be read, or a newer version wrote it.
     """
     path = folder / "run.json"
-    fix = "give the folder that `scanfield reconstruct -o RUN` wrote"
+    fix = "give the folder that was written as -o RUN"
     if not path.is_file():
         raise InputError("this is not a RUN folder: it has no run.json", where=str(folder), fix=fix)
     try:

@@ -56,6 +56,17 @@ def fits(x: Tensor, weights: Sequence[Tensor]) -> bool:
     return 1 <= len(weights) - 1 <= DEEPEST and len(widths) == 1 and not wide
 
 
+def training_pays(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether a step with gradients is faster than plain torch.
+
+    Measured on an H100 with 262,144 points, four hidden layers, over eager torch at the same precision: width 64 'high'
+    5.7, 'medium' 3.3, 'highest' 0.9; width 128 'high' 0.9, 'medium' 1.1, 'highest' 0.7. Without gradients the kernels
+    are 3 to 9 times as fast in every case.
+    """
+    rounded = x.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest"
+    return rounded and len(weights[0]) <= 64
+
+
 def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Activation) -> Tensor:
     """`kernels.mlp.mlp`.
 

@@ -14,6 +14,12 @@ and, if it takes images,
 
     supervision(config) -> str               'values', 'gradient', 'laplacian' or 'surface': what is fitted
     surface_mesh(result) -> Mesh             the surface, if it fits one
+
+A method for registration takes a pair of images, and instead of `render` and `predict` it defines
+
+    transform(result) -> Module              phi: points of the fixed image -> the moving image, (*n, 3) mm
+    similarity(config) -> str                optional, 'ncc' (default) or 'mi': what its rivals maximise
+    inverse(result) -> Module                optional: phi's inverse, where the method has its own
 """
 
 from __future__ import annotations
@@ -63,12 +69,13 @@ class Card:
     module: str
     doi: str = ""
     arxiv: str = ""
+    url: str = ""
 
     @property
     def link(self) -> str:
         if self.doi:
             return f"https://doi.org/{self.doi}"
-        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else self.url
 
     @property
     def citation(self) -> str:
@@ -94,7 +101,7 @@ def read_card(path: Path, module: str) -> Card:
             raise ScanfieldError(f"{path}: the card needs '{key}' ({kind.__name__})")
     if not all(isinstance(kind, str) for kind in facts["accepts"]):
         raise ScanfieldError(f"{path}: the card's 'accepts' must be a list of strings")
-    unknown = set(facts) - set(_REQUIRED) - {"doi", "arxiv"}
+    unknown = set(facts) - set(_REQUIRED) - {"doi", "arxiv", "url"}
     if unknown:
         raise ScanfieldError(f"{path}: unknown card keys {sorted(unknown)}")
     if facts["task"] not in TASKS:

@@ -22,6 +22,7 @@ from scanfield.data.write import write_atomically
 from scanfield.errors import InputError
 from scanfield.report import curves, numbers, pictures, style
 from scanfield.report.citation import one_line
+from scanfield.report.deformation import deformation_figure
 from scanfield.report.record import Column, Picture, Projections, Record, read_record
 
 PAGE_BYTES = 4_000_000  # of pictures in the page; base64 adds a third
@@ -63,6 +64,7 @@ def build_report(run_folder: Path) -> Path:
         ) from None
     sections = {
         "Images": list(_image_plates(record)),
+        "Deformation": list(_deformation_plates(record)),
         "Measured and predicted": [] if record.projections is None else [_projection_plate(record.projections)],
         "Convergence": _convergence_plates(record),
     }
@@ -157,8 +159,13 @@ def _reference_letters(record: Record) -> dict[str, str]:
 
 
 def _scores(record: Record, picture: Picture) -> str:
-    """'PSNR 31.20 dB', or 'PSNR 31.20 (A), 33.71 (B) dB' against several references."""
-    values = next((row.values for row in record.rows if row.name == picture.name), {})
+    """'PSNR 31.20 dB', or 'PSNR 31.20 (A), 33.71 (B) dB' against several references; 'TRE 1.21 mm' or 'NCC 0.970'."""
+    own = picture.name if record.deformation is None or picture.kind != "method" else record.text("method")
+    values = next((row.values for row in record.rows if row.name == own), {})
+    if "tre_mm" in values:
+        return f"TRE {numbers.number(values['tre_mm'], 2)} mm"
+    if "ncc" in values:
+        return f"NCC {numbers.number(values['ncc'], 3)}"
     letters = _reference_letters(record)
     found = []
     for reference in record.references:
@@ -192,6 +199,30 @@ def _hu_window(record: Record) -> str:
     return f" ({low} to {high} HU, with μ of water {water:.4g} 1/mm)"
 
 
+def _deformation_plates(record: Record) -> Iterator[Plate]:
+    """Checkerboards, determinants and displacements of a registration, a figure a view."""
+    deformation = record.deformation
+    if deformation is None:
+        return
+    named = {picture.name: picture for picture in record.pictures}
+    for v, view in enumerate(record.views):
+        fixed, before, after = (
+            named[name].cuts[v] for name in (deformation.fixed, deformation.before, deformation.after)
+        )
+        determinant, length = deformation.determinants[v], np.linalg.norm(deformation.displacements[v], axis=-1)
+        figure = deformation_figure(deformation, v, view, (fixed, before, after))
+        caption = (
+            f"{view.name.capitalize()} plane. Above, checkerboards of the fixed image and the moving one, before and "
+            "after registration, each image on its own grey scale. Below left, the determinant of the map's Jacobian "
+            f"(here {determinant.min():.3g} to {determinant.max():.3g}; above 1 the moving image is larger there, "
+            "black where the map folds), and lines along which a coordinate of the moving image is constant. Below "
+            "right, the way from each point to its place in the moving image in true length (here up to "
+            f"{length.max():.3g} mm), coloured by its length in space."
+        )
+        alt = "Checkerboards before and after, determinant map, displacement arrows."
+        yield Plate(f"deformation-{view.plane}", figure, alt, caption)
+
+
 def _projection_plate(scan: Projections) -> Plate:
     views, rows, bins = scan.measured.shape
     caption = f"Sinogram of {views} views × {bins} detector bins"
@@ -216,7 +247,12 @@ def _convergence_plates(record: Record) -> list[Plate]:
         parts = f"{len(last)} stages: {steps} steps in {_duration(seconds)} together"
     caption = f"Convergence ({parts}). Loss terms before weighting."
     if held_out:
-        caption += " Below: the residual on measurements held out of the fit, in their unit"
+        unseen = "the residual on measurements held out of the fit, in their unit"
+        if record.deformation is not None:
+            unseen = (
+                "how unlike the images are at voxels held out of the fit (the first loss term, images not smoothed)"
+            )
+        caption += f" Below: {unseen}"
         best = min(held_out, key=lambda event: event.held_out or 0.0)
         circle = f"; the circle marks its minimum (step {best.step}, {best.held_out:.3g})" if len(last) == 1 else ""
         caption += circle + "."
@@ -245,6 +281,7 @@ def _page(record: Record, sections: dict[str, list[Plate]], uris: dict[str, str]
         date=_date(record.text("created")),
         facts=_scan_facts(record),
         interrupted=record.text("status") == "interrupted",
+        program="register" if record.text("task") == "registration" else "reconstruct",
         steps=record.events[-1].step if record.events else None,
         sections=sections,
         uris=uris,

@@ -33,7 +33,7 @@ def convergence_figure(events: Sequence[Event], *, width_mm: float = WIDTH_MM) -
     """Loss terms and the residual on held-out measurements against the step.
 
     One column of axes a stage; more than `MAX_STAGES` stages (a volume fitted slice by slice) share one column, a thin
-    line each. Loss terms on a logarithmic scale where they are positive; seconds along the top.
+    line each. Loss terms on a logarithmic scale unless one is negative; seconds along the top.
 
     Args:
         events: in the order of stages and steps, at least one.
@@ -55,7 +55,8 @@ def convergence_figure(events: Sequence[Event], *, width_mm: float = WIDTH_MM) -
         for name in names:
             curves = [[(e.step, e.loss[name]) for e in own if name in e.loss] for own in shown.values()]
             _curves(axes, curves, colours[name], label=shortened(name, 24))
-        if any(value > 0 for own in shown.values() for event in own for value in event.loss.values()):
+        values = [value for own in shown.values() for event in own for value in event.loss.values()]
+        if any(value > 0 for value in values) and not any(value < 0 for value in values):
             _logarithmic(axes)
         title = next(iter(shown)) if len(shown) == 1 else f"{len(shown)} stages, a line each"
         style: dict[str, Any] = {"fontsize": NORMAL, "fontweight": "bold", "color": INK, "parse_math": False}

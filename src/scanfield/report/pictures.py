@@ -102,23 +102,23 @@ def comparison_figure(
     drawn_error: Any = None
     for number, panel in enumerate(panels):
         axes = figure.add_axes(layout.image(number))
-        drawn = _show(axes, panel.image, extent_mm, grey)
+        drawn = show_image(axes, panel.image, extent_mm, grey)
         _name(axes, panel, layout)
         if number == 0:
             ink = ("white", "black") if colour_map == "gray" else (INK, "white")
-            _letters(axes, view, layout.panel_mm, ink)
-            _scale_bar(axes, extent_mm, layout.panel_mm, ink)
+            edge_letters(axes, view, layout.panel_mm, ink)
+            scale_bar(axes, extent_mm, layout.panel_mm, ink)
         if panel.error is not None:
-            drawn_error = _show(figure.add_axes(layout.error(number)), panel.error, extent_mm, signed)
+            drawn_error = show_image(figure.add_axes(layout.error(number)), panel.error, extent_mm, signed)
         elif has_errors:
             blank = figure.add_axes(layout.error(number))
             blank.set_axis_off()
             text = _wrapped(error_label, layout.panel_mm[0])
             blank.text(0.5, 0.5, text, ha="center", va="center", fontsize=SMALL, color=MUTED, parse_math=False)
-    _colour_bar(figure, drawn, layout.bar(0), unit)
+    colour_bar(figure, drawn, layout.bar(0), unit)
     if has_errors:
         explained = any(panel.error is None for panel in panels)  # in the place of the missing error map
-        _colour_bar(figure, drawn_error, layout.bar(1), f"{'error' if explained else error_label} ({unit})")
+        colour_bar(figure, drawn_error, layout.bar(1), f"{'error' if explained else error_label} ({unit})")
     return figure
 
 
@@ -179,7 +179,8 @@ def _balanced(count: int) -> int:
     return count if count <= 4 else min((4, 3), key=lambda columns: (-count % columns, -columns))
 
 
-def _show(axes: Axes, image: np.ndarray, extent_mm: tuple[float, float], scale: dict[str, Any]) -> Any:
+def show_image(axes: Axes, image: np.ndarray, extent_mm: tuple[float, float], scale: dict[str, Any]) -> Any:
+    """An image in axes that measure millimetres, rows downwards; NaN stays blank. `scale` goes to matplotlib."""
     box = (0.0, extent_mm[0], extent_mm[1], 0.0)
     drawn = axes.imshow(np.ma.masked_invalid(image), extent=box, aspect="auto", **scale)
     axes.set_axis_off()
@@ -210,7 +211,8 @@ def _stroke(colour: str) -> Any:
     return [patheffects.withStroke(linewidth=1.2, foreground=colour)]
 
 
-def _letters(axes: Axes, view: View, panel_mm: tuple[float, float], ink: tuple[str, str]) -> None:
+def edge_letters(axes: Axes, view: View, panel_mm: tuple[float, float], ink: tuple[str, str]) -> None:
+    """Anatomical letters at the four edges; `ink` is the colour of letters and of their outline."""
     side, align = (0.5, "center") if panel_mm[1] > 18 else (0.97, "top")  # clear of the scale bar in flat panels
     places = (
         (0.015, side, view.left, "left", align),
@@ -229,7 +231,8 @@ def nice_length_mm(extent_mm: float) -> float:
     return float(max(m * 10.0**exponent for m in (1, 2, 5) if m * 10.0**exponent <= extent_mm / 3 * (1 + 1e-9)))
 
 
-def _scale_bar(axes: Axes, extent_mm: tuple[float, float], panel_mm: tuple[float, float], ink: tuple[str, str]) -> None:
+def scale_bar(axes: Axes, extent_mm: tuple[float, float], panel_mm: tuple[float, float], ink: tuple[str, str]) -> None:
+    """A bar of a round number of millimetres, lower left."""
     length = nice_length_mm(extent_mm[0])
     left, low = 0.04 * extent_mm[0], 1 - 2.0 / panel_mm[1]
     bar = axes.plot([left, left + length], [low * extent_mm[1]] * 2, color=ink[0], linewidth=1.6)
@@ -241,7 +244,8 @@ def _scale_bar(axes: Axes, extent_mm: tuple[float, float], panel_mm: tuple[float
     axes.set_ylim(extent_mm[1], 0)
 
 
-def _colour_bar(figure: Figure, drawn: Any, box: tuple[float, float, float, float], label: str) -> None:
+def colour_bar(figure: Figure, drawn: Any, box: tuple[float, float, float, float], label: str) -> None:
+    """A colour bar for what was `drawn`, at a place in figure fractions."""
     length_mm = box[3] * figure.get_size_inches()[1] / MM
     bar = figure.colorbar(drawn, cax=figure.add_axes(box))
     bar.set_label(_wrapped(label, length_mm + 3), fontsize=SMALL, color=INK, parse_math=False)

@@ -3,7 +3,9 @@
 A RUN folder holds run.json (facts, table, list of images), the images as NIfTI on one grid, and where they exist
 measurements.npz (`measured`, `predicted` (views, rows, columns), `angles_deg`) and log.jsonl (one event a line).
 Optional in run.json: `facts` (name -> text or number, printed as they are; `mu_water_per_mm` adds HU to captions),
-`bibtex`, `measurements.column_spacing_mm`, and `note` on a reference image (what the reader must know to compare).
+`bibtex`, `measurements.column_spacing_mm`, `deformation` (of a registration: the files `displacement` and
+`determinant`, the images `fixed`, `before` and `after`), and `note` on a reference image (what the reader must know
+to compare).
 Nothing in it is trusted: names may not leave the folder, arrays are loaded without pickle, text stays text.
 """
 
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from scanfield.data.displacement import read_displacement
 from scanfield.data.nifti import read_nifti
 from scanfield.errors import InputError
 from scanfield.report.views import View, views
@@ -26,7 +29,7 @@ from scanfield.space.grid import Grid
 
 SCHEMA = 1
 KINDS = ("reference", "method", "read-out", "baseline")  # the order of pictures
-RERUN = "continue the run with scanfield reconstruct --resume RUN, or repeat it"
+RERUN = "continue the run with --resume RUN, or repeat it"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,23 @@ class Projections:
     column_spacing_mm: float | None
 
 
+@dataclass(frozen=True, eq=False)
+class Deformation:
+    """What a registration did, cut along every view of the record.
+
+    Args:
+        fixed, before, after: names of the images: the fixed one, and the moving one before and after.
+        determinants: det d phi / d x, (rows, columns) as on screen.
+        displacements: phi(x) - x in mm, (rows, columns, 3): along the screen downwards, to the right, and out of it.
+    """
+
+    fixed: str
+    before: str
+    after: str
+    determinants: tuple[np.ndarray, ...]
+    displacements: tuple[np.ndarray, ...]
+
+
 @dataclass(frozen=True)
 class Event:
     """One line of the log; `held_out` is the residual on held-out measurements where it was computed."""
@@ -111,6 +131,7 @@ class Record:
     pictures: tuple[Picture, ...]
     projections: Projections | None
     events: tuple[Event, ...]
+    deformation: Deformation | None = None
 
     def text(self, key: str) -> str:
         """A fact as text on one line; '' where it is missing."""
@@ -166,12 +187,13 @@ def read_record(folder: Path) -> Record:
         pictures=tuple(sorted(pictures, key=lambda picture: KINDS.index(picture.kind))),
         projections=_projections(folder, facts.get("measurements"), where),
         events=_events(folder / "log.jsonl"),
+        deformation=_deformation(folder, facts.get("deformation"), where, pictures, grid, planes),
     )
 
 
 def _facts(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
-    fix = "give the folder that 'scanfield reconstruct -o RUN' wrote"
+    fix = "give the folder that was written as -o RUN"
     if not folder.is_dir():
         raise InputError(f"there is no folder '{folder}'", fix=fix)
     if not path.is_file():
@@ -253,6 +275,33 @@ def _volume(folder: Path, name: str) -> tuple[np.ndarray, Grid]:
     """Voxels (n0, n1, n2) of an image and where they are; of several channels the first."""
     scan = read_nifti(_inside(folder, name), channels=True)
     return scan.values.reshape(*scan.grid.shape, -1)[..., 0].numpy(), scan.grid
+
+
+def _deformation(
+    folder: Path, value: Any, where: str, pictures: list[Picture], grid: Grid | None, planes: tuple[View, ...]
+) -> Deformation | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or grid is None:
+        raise InputError("'deformation' must be an object or null, and needs images", where=where, fix=RERUN)
+    fixed, before, after = (_text(value, key, where) for key in ("fixed", "before", "after"))
+    unknown = {fixed, before, after} - {picture.name for picture in pictures}
+    if unknown:
+        raise InputError(f"'deformation' names images that do not exist: {sorted(unknown)}", where=where, fix=RERUN)
+    determinant, own = _volume(folder, _text(value, "determinant", where))
+    displacement, other = read_displacement(_inside(folder, _text(value, "displacement", where)))
+    for found, name in ((own, "determinant"), (other, "displacement")):
+        found.check_same(grid, mine=name, theirs=f"image '{pictures[0].name}'", fix=RERUN)
+    unit = grid.affine[:3, :3] / np.asarray(grid.spacing_mm)
+    cuts = []
+    for view in planes:
+        down = unit[:, view.row_axis] * (-1 if view.flip_rows else 1)
+        right = unit[:, view.column_axis] * (-1 if view.flip_columns else 1)
+        frame = np.stack([down, right, np.cross(down, right)])
+        parts = [view.cut(displacement[..., k].numpy()) for k in range(3)]
+        cuts.append(np.stack(parts, axis=-1).astype(np.float64) @ frame.T)
+    determinants = tuple(view.cut(determinant).astype(np.float64) for view in planes)
+    return Deformation(fixed, before, after, determinants, tuple(cuts))
 
 
 def _projections(folder: Path, value: Any, where: str) -> Projections | None:

@@ -32,6 +32,8 @@ def finish(
     *,
     measurements: dict[str, Any] | None = None,
     window: tuple[float, float] | None = None,
+    unit: str | None = None,
+    deformation: dict[str, Any] | None = None,
 ) -> None:
     """Writes the field, the images, run.json and the report into the run's folder.
 
@@ -39,9 +41,11 @@ def finish(
         facts: what `folder.facts_of` knew before the fit.
         measurements: where measured and predicted data lie, or None.
         window: grey scale of the report; None takes the range of the last image without its outermost percent.
+        unit: of the images, where it is not the field's own.
+        deformation: of a registration: which files hold the map and which images it aligned.
     """
     assert run.folder is not None
-    unit = outcome.result.spec.unit
+    unit = outcome.result.spec.unit if unit is None else unit
     outcome.result.save(run.folder / "field.safetensors")
     facts = facts | {
         "unit": unit,
@@ -52,6 +56,7 @@ def finish(
         "table": outcome.table.to_json(),
         "images": write_pictures(run.folder, outcome.pictures, outcome.grid, unit),
         "measurements": measurements,
+        "deformation": deformation,
         "display": {"window": list(window or _range(outcome.pictures[-1]))},
     }
     write_record(run.folder, facts)
