@@ -69,11 +69,6 @@ def using(name: str) -> Iterator[None]:
         _wanted.reset(token)
 
 
-def asked_for() -> str:
-    """What `using` says here; 'auto' outside."""
-    return _wanted.get()
-
-
 def backend_for(device: torch.device, wanted: str | None = None) -> Backend:
     """The backend that `wanted` (default: what `using` says) means on a device.
 

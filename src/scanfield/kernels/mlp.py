@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from scanfield.kernels.backend import Abilities, asked_for, choose
+from scanfield.kernels.backend import Abilities, choose
 
 Kind = Literal["sine", "relu"]
 Loss = Literal["l2", "l1"]
@@ -55,7 +55,7 @@ def mlp(
         weights: W_l, (outputs, inputs) of every layer.
         biases: b_l, (outputs,).
     """
-    name = _chosen(x, weights, biases)
+    name = _chosen(x, weights)
     if name == "reference":
         return reference(x, weights, biases, activation)
     return _kernels(name).mlp(x, weights, biases, activation)
@@ -74,7 +74,7 @@ def regression_loss(
     The kernels compute the gradients together with the loss, a quarter less work than a forward and a backward pass;
     they can be differentiated once, with respect to x and the parameters.
     """
-    name = _chosen(x, weights, biases)
+    name = _chosen(x, weights)
     if name == "reference":
         return loss_of(loss, reference(x, weights, biases, activation), target)
     out: Tensor = _Regression.apply(name, x, target, activation, loss, len(weights), *weights, *biases)
@@ -92,13 +92,9 @@ def _kernels(name: str) -> Any:
     return mlp_triton
 
 
-def _chosen(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> str:
-    """The backend for this network: one that takes its shape and, unless asked for by name, is faster than torch."""
-    name = choose(ABILITIES, x, lambda name: name == "cpu" or bool(_kernels(name).fits(x, weights)))
-    training = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *biases))
-    if name == "triton" and training and asked_for() == "auto" and not _kernels(name).training_pays(x, weights):
-        return "reference"
-    return name
+def _chosen(x: Tensor, weights: Sequence[Tensor]) -> str:
+    """The backend for a network of this shape."""
+    return choose(ABILITIES, x, lambda name: name == "cpu" or bool(_kernels(name).fits(x, weights)))
 
 
 def loss_of(loss: Loss, y: Tensor, target: Tensor) -> Tensor:

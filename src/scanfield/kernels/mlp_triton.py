@@ -3,16 +3,25 @@
 Networks of one hidden width up to 128, 1 to 8 hidden layers, and up to 128 inputs and outputs. Sums are float32; how
 the factors of matrix products are rounded follows torch's own switch, `torch.set_float32_matmul_precision`:
 
-    float32, 'highest'  tf32x3: each factor is split into two TF32 numbers and three of the four products are summed;
-                        the product left out and what the split loses are below 2^-18 of |a| |b|. The exact product
-                        ('ieee') exists only outside the matrix units, at a small fraction of their rate.
-    float32, 'high'     TF32: 11 significant bits
-    float32, 'medium'   bfloat16: 8 significant bits
-    bfloat16            bfloat16
-    float16             float16 forward, TF32 back: as many bits, but the range of float32, since the gradient of a mean
-                        over a million points is below float16's smallest number
+    'highest'                  22 significant bits: each factor is two float16, and three of their four products are
+                               summed; product and what the split loses are within 2^-20 of |a| |b|.
+    'high', 'medium'           11 significant bits: one float16, as precise as TF32 at twice its rate. Sines are
+                               the hardware's, within 1e-6, and their derivatives float16.
+    float16, bfloat16 tensors  likewise, with results rounded to their own type
 
-A first layer with at most 4 inputs, a last one with at most 4 outputs, and all sines are float32 in every case.
+Factors are scaled, so float16's range does not matter (see the kernels). Up to 4 inputs, multiplied by the first layer,
+have 22 bits in every case.
+
+Milliseconds on an H100 (80 GB HBM3) for the loss and all gradients of a sine network 3 -> W x 4 -> 1 at 2 097 152
+points, beside plain torch and torch.compile at the same precision:
+
+     W  precision    here   torch  compiled
+    64  'high'        1.4    13.6       8.9
+    64  'highest'     4.6    15.8
+   128  'high'        7.1    26.9      17.4
+   128  'highest'    34.8    34.5
+
+so `fits` leaves the last case, hidden layers wider than 64 with gradients at 'highest', to plain torch.
 
 The gradient is computed once by kernel; when its own graph is asked for (`create_graph`), by `mlp.reference`.
 """
@@ -37,34 +46,25 @@ from scanfield.kernels.mlp import Activation, Loss
 _Result = TypeVar("_Result")
 
 WIDEST, DEEPEST = 128, 8
+WIDEST_PRECISE = 64
+"""Hidden layers up to which gradients with three products pay."""
 _DTYPES = contract.ABILITIES["triton"].dtypes
 
-_PRODUCTS = {
-    "highest": ("tf32x3", "tf32x3"),
-    "high": ("tf32", "tf32"),
-    "medium": ("bf16", "bf16"),
-    torch.bfloat16: ("bf16", "bf16"),
-    torch.float16: ("fp16", "tf32"),
-}
+_PRODUCTS = {"highest": 3, "high": 1, "medium": 1}
 _NETWORK = "Tensor[] weights, Tensor[] biases, float[] omegas"
 
 
 def fits(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether the kernels take a network of these shapes; others are for the reference."""
+    """Whether the kernels take a network of these shapes and are faster than plain torch; else the reference runs."""
+    followed = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
+    slow = followed and _products(x.dtype) == 3 and len(weights[0]) > WIDEST_PRECISE
+    return _take(x.shape[-1], weights) and not slow
+
+
+def _take(inputs: int, weights: Sequence[Tensor]) -> bool:
     widths = {len(w) for w in weights[:-1]}
-    wide = max(x.shape[-1], *(len(w) for w in weights)) > WIDEST
+    wide = max(inputs, *(len(w) for w in weights)) > WIDEST
     return 1 <= len(weights) - 1 <= DEEPEST and len(widths) == 1 and not wide
-
-
-def training_pays(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether a step with gradients is faster than plain torch.
-
-    Measured on an H100 with 262,144 points, four hidden layers, over eager torch at the same precision: width 64 'high'
-    5.7, 'medium' 3.3, 'highest' 0.9; width 128 'high' 0.9, 'medium' 1.1, 'highest' 0.7. Without gradients the kernels
-    are 3 to 9 times as fast in every case.
-    """
-    rounded = x.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest"
-    return rounded and len(weights[0]) <= 64
 
 
 def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Activation) -> Tensor:
@@ -74,7 +74,9 @@ def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activati
         ValueError: layers that do not follow each other, more than one dtype, or a network that does not fit.
     """
     _check(x, weights, biases, activation)
-    y: Tensor = _forward(x, list(weights), list(biases), list(activation.omegas))
+    arguments = x, list(weights), list(biases), list(activation.omegas)
+    followed = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *biases))
+    y: Tensor = _forward(*arguments) if followed or torch.compiler.is_compiling() else _compute(*arguments)
     return y
 
 
@@ -96,7 +98,9 @@ def loss_and_gradients(
     _check(x, weights, biases, activation)
     if target.shape != (len(x), len(biases[-1])) or target.dtype != x.dtype:
         raise ValueError(f"the target is {target.dtype} {tuple(target.shape)}, the output {(len(x), len(biases[-1]))}")
-    x_grad, flat = _loss(x, target, list(weights), list(biases), list(activation.omegas), loss, need_x)
+    # Only a captured graph needs the operator; outside of one, its detours take longer than a small batch.
+    run = _loss if torch.compiler.is_compiling() else _compute_loss
+    x_grad, flat = run(x, target, list(weights), list(biases), list(activation.omegas), loss, need_x)
     value = flat[sum(p.numel() for p in (*weights, *biases))].to(x.dtype)
     return value, [x_grad, *_parameter_gradients(flat, weights, biases)]
 
@@ -108,7 +112,7 @@ def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activ
         raise ValueError(f"weights {shapes} do not follow each other from {x.shape[1]} inputs with biases {widths[1:]}")
     if activation.kind == "sine" and len(activation.omegas) != len(weights) - 1:
         raise ValueError(f"{len(weights) - 1} hidden layers need as many omegas, got {len(activation.omegas)}")
-    if not fits(x, weights):
+    if not _take(x.shape[1], weights):
         raise ValueError(
             f"these kernels take 1 to {DEEPEST} hidden layers of one width, nothing wider than {WIDEST}, got {widths}"
         )
@@ -120,12 +124,9 @@ def _network(weights: Sequence[Tensor], biases: Sequence[Tensor], omegas: Sequen
     return Network(tuple(w.contiguous() for w in weights), tuple(b.contiguous() for b in biases), tuple(omegas))
 
 
-def _products(dtype: torch.dtype) -> tuple[str, str]:
-    """How factors are rounded, forward and back."""
-    forward, back = _PRODUCTS[torch.get_float32_matmul_precision() if dtype == torch.float32 else dtype]
-    if triton.knobs.runtime.interpret:  # it knows no bfloat16 products
-        return forward.replace("bf16", "bf16 interpreted"), back.replace("bf16", "bf16 interpreted")
-    return forward, back
+def _products(dtype: torch.dtype) -> int:
+    """How many products of float16 stand for one."""
+    return _PRODUCTS[torch.get_float32_matmul_precision()] if dtype == torch.float32 else 1
 
 
 def _parameter_gradients(flat: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
@@ -142,19 +143,17 @@ class Tile:
 
     Args:
         points: rows of a tile, a power of two, at least 16.
-        warps: of a program.
-        keep: `train` keeps z in registers, not in memory.
-        sums: `train` adds up the gradients of hidden matrices in registers, not in memory.
+        warps: of a program; one for 16 points, so that the rows of a warp are its own.
         programs: of `train`, per multiprocessor.
-        stages: of Triton's pipeliner; more than 1 buffers the weights once more for each.
+        sums: `train` adds up gradients in registers, not in memory.
+        hoist: `train` keeps the hidden matrices in shared memory.
     """
 
     points: int
     warps: int
-    keep: bool = False
-    sums: bool = False
     programs: int = 1
-    stages: int = 1
+    sums: bool = False
+    hoist: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,15 +179,19 @@ class Network:
         """Numbers that a program of `train` adds up: the gradients and the loss, aligned."""
         return -(-(self.numbers + 1) // 16) * 16
 
-    def constants(self) -> dict[str, int]:
+    def constants(self, products: int) -> dict[str, int]:
         """What the kernels are compiled for."""
         width, a = self.weights[0].shape
         b = len(self.biases[-1])
         names = {"WIDTH": width, "PAD": pad(width), "A": a, "A_PAD": pad(a), "B": b, "B_PAD": pad(b)}
-        return {**names, "LAYERS": self.layers, "SINE": bool(self.omegas)}
+        slot = pad(width) * pad(max(width, a, b))
+        hardware = products == 1 and not triton.knobs.runtime.interpret
+        rest = {"SINE": bool(self.omegas), "PRODUCTS": products, "HARDWARE": hardware}
+        return {**names, "LAYERS": self.layers, "SLOT": slot, **rest}
 
-    def arguments(self) -> tuple[Any, ...]:
-        return self.weights, self.biases, self.omegas or (0.0,) * self.layers
+    def vectors(self) -> tuple[Any, ...]:
+        """Biases and omegas; a rectifier's are 1."""
+        return self.biases, self.omegas or (1.0,) * self.layers
 
 
 def pad(width: int) -> int:
@@ -196,22 +199,23 @@ def pad(width: int) -> int:
     return max(16, triton.next_power_of_2(width))
 
 
-def forward_tile(width: int) -> Tile:
+def forward_tile(width: int, products: int) -> Tile:
     """For padded hidden layers of this width."""
-    return Tile(16, 1) if triton.knobs.runtime.interpret else Tile(128, 4 if width <= 64 else 8)
-
-
-def train_tile(width: int, dot: str) -> Tile:
-    """The largest that hardly spills 255 registers a thread; two programs of 4 warps or one of 8 then fill a processor.
-
-    Three products need each factor twice in shared memory; 128 wide, only 32 points at a time leave room for that.
-    """
     if triton.knobs.runtime.interpret:
-        return Tile(16, 1, keep=width <= 32, sums=width <= 32)
-    if width == 128:
-        return Tile(32 if dot == "tf32x3" else 64, 8)
-    narrow = width <= 32
-    return Tile(128 if width == 16 else 64, 4, keep=narrow, sums=narrow, programs=2)
+        return Tile(16, 1)
+    return Tile(128, 8) if width == 128 and products == 3 else Tile(64, 4)
+
+
+def train_tile(width: int, layers: int, products: int) -> Tile:
+    """The fastest of those tried on an H100: registers hold the sums of up to four layers, not of large matrices."""
+    sums = width * width * layers <= 4 * 64 * 64
+    if triton.knobs.runtime.interpret:
+        return Tile(16, 1, sums=sums, hoist=width <= 64)
+    if products == 3:
+        return Tile(64, 4, programs=2 if width <= 64 else 1, sums=width <= 32 and sums)
+    if width == 16:
+        return Tile(64, 4, programs=4, sums=sums, hoist=True)
+    return Tile(128, 8, sums=sums, hoist=width <= 64)
 
 
 def _launch(tile: Tile, key: tuple[Any, ...], launch: Callable[[Tile], _Result]) -> _Result:
@@ -230,7 +234,7 @@ def _launch(tile: Tile, key: tuple[Any, ...], launch: Callable[[Tile], _Result])
                     f"a network of this width does not fit this device at this precision: {error}",
                     fix="use torch.set_float32_matmul_precision('high') or the backend 'reference'",
                 ) from error
-            tile = replace(tile, points=tile.points // 2, sums=False)
+            tile = replace(tile, points=tile.points // 2, warps=max(1, tile.warps // 2))
         else:
             _fitting[key] = tile
             return result
@@ -244,57 +248,74 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
-def run_forward(x: Tensor, network: Network, dot: str, tile: Tile | None = None) -> Tensor:
-    """y, in the dtype of x."""
-    constants = network.constants()
+def _factors(network: Network, constants: dict[str, int]) -> tuple[Tensor, Tensor]:
+    """The matrices as factors of products, and their scales."""
+    matrices = network.layers + 1
+    numbers = network.weights[0].new_empty(2 * matrices * constants["SLOT"], dtype=torch.float16)
+    scales = network.weights[0].new_empty(matrices, dtype=torch.float32)
+    shapes = {name: value for name, value in constants.items() if name not in ("SINE", "PRODUCTS", "HARDWARE")}
+    kernels.factors[matrices,](network.weights, numbers, scales, **shapes)
+    return numbers, scales
+
+
+def run_forward(x: Tensor, network: Network, products: int, tile: Tile | None = None) -> Tensor:
+    """y, in the dtype of x.
+
+    Args:
+        products: of float16 that stand for one, 1 or 3.
+    """
+    constants = network.constants(products)
     y = x.new_empty(len(x), len(network.biases[-1]))
+    if len(x) == 0:
+        return y
+    tile = tile or forward_tile(constants["PAD"], products)
+    with torch.cuda.device_of(x):
+        factors = _factors(network, constants)
 
-    def launch(tile: Tile) -> None:
-        kernels.forward[triton.cdiv(len(x), tile.points),](
-            x, y, *network.arguments(), len(x), **constants, DOT=dot, POINTS=tile.points, num_warps=tile.warps,
-            num_stages=tile.stages,
-        )  # fmt: skip
+        def launch(tile: Tile) -> None:
+            kernels.forward[triton.cdiv(len(x), tile.points),](
+                x, y, *factors, *network.vectors(), len(x), **constants, POINTS=tile.points, num_warps=tile.warps,
+                num_stages=1,
+            )  # fmt: skip
 
-    if len(x):
-        tile = tile or forward_tile(constants["PAD"])
-        with torch.cuda.device_of(x):
-            _launch(tile, (tile, x.device, dot, *constants.values()), launch)
+        _launch(tile, ("forward", tile, x.device, x.dtype, *constants.values()), launch)
     return y
 
 
 def run_train(
-    x: Tensor, given: Tensor, network: Network, loss: str, dots: tuple[str, str], *, need_x: bool,
+    x: Tensor, given: Tensor, network: Network, loss: str, products: int, *, need_x: bool,
     scale: float = 1.0, tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of sum <given, y> (loss 'none') or of a summed loss with `given` as target.
 
     Args:
-        dots: precision of the products of the way forward and of the way back.
+        products: of float16 that stand for one, 1 or 3.
         scale: of the gradients and the loss; multiplied in float32, at the end.
 
     Returns:
         x_grad (empty unless `need_x`), and in float32 `network.own` numbers: the parameters' gradients W_0, b_0, W_1,
         ..., the loss, and a rest without meaning.
     """
-    constants = network.constants()
+    constants = network.constants(products)
     x_grad = torch.empty_like(x) if need_x else x.new_empty(0)
-
-    def launch(tile: Tile) -> Tensor:
-        programs = min(triton.cdiv(len(x), tile.points), tile.programs * _multiprocessors(x.device))
-        sums = torch.empty(programs, network.own, dtype=torch.float32, device=x.device)
-        kept = sums.new_empty(0 if tile.keep else programs * network.layers * tile.points * constants["PAD"])
-        kernels.train[programs,](
-            x, given, x_grad, sums, kept, *network.arguments(), len(x), scale, **constants, DOT=dots[0],
-            GRAD_DOT=dots[1], POINTS=tile.points, LOSS=loss, X_GRAD=need_x, KEEP=tile.keep, SUMS=tile.sums,
-            OWN=network.own, num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
-        return sums.sum(dim=0)
-
     if len(x) == 0:
         return x_grad, torch.zeros(network.own, dtype=torch.float32, device=x.device)
-    tile = tile or train_tile(constants["PAD"], dots[1])
+    tile = tile or train_tile(constants["PAD"], network.layers, products)
     with torch.cuda.device_of(x):
-        flat = _launch(tile, (tile, x.device, dots, loss, need_x, *constants.values()), launch)
+        factors = _factors(network, constants)
+
+        def launch(tile: Tile) -> Tensor:
+            programs = min(triton.cdiv(len(x), tile.points), tile.programs * _multiprocessors(x.device))
+            new = torch.empty if tile.sums else torch.zeros
+            sums = new(programs, network.own, dtype=torch.float32, device=x.device)
+            kernels.train[programs,](
+                x, given, x_grad, sums, *factors, *network.vectors(), len(x), scale, **constants, POINTS=tile.points,
+                LOSS=loss, X_GRAD=need_x, SUMS=tile.sums, HOIST=tile.hoist, OWN=network.own, num_warps=tile.warps,
+                num_stages=1,
+            )  # fmt: skip
+            return sums.sum(dim=0)
+
+        flat = _launch(tile, ("train", tile, x.device, x.dtype, loss, need_x, *constants.values()), launch)
     return x_grad, flat if scale == 1.0 else flat.mul_(scale)
 
 
@@ -309,9 +330,13 @@ def split(flat: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> 
 # Operators ----------------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("scanfield::mlp_triton", mutates_args=(), schema=f"(Tensor x, {_NETWORK}) -> Tensor")
-def _forward(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], omegas: Sequence[float]) -> Tensor:
-    return run_forward(x.contiguous(), _network(weights, biases, omegas), _products(x.dtype)[0])
+def _compute(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], omegas: Sequence[float]) -> Tensor:
+    return run_forward(x.contiguous(), _network(weights, biases, omegas), _products(x.dtype))
+
+
+_forward = torch.library.custom_op(
+    "scanfield::mlp_triton", _compute, mutates_args=(), schema=f"(Tensor x, {_NETWORK}) -> Tensor"
+)
 
 
 @_forward.register_fake
@@ -349,12 +374,7 @@ def _(
     return _empty(x, weights, biases, need_x)
 
 
-@torch.library.custom_op(
-    "scanfield::mlp_triton_loss",
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor target, {_NETWORK}, str kind, bool need_x) -> (Tensor, Tensor)",
-)
-def _loss(
+def _compute_loss(
     x: Tensor,
     target: Tensor,
     weights: Sequence[Tensor],
@@ -366,11 +386,19 @@ def _loss(
     """As `mlp_triton_backward`, with the mean loss behind the parameters' gradients."""
     network = _network(weights, biases, omegas)
     scale = 1 / max(target.numel(), 1)
-    dots = _products(x.dtype)
-    x_grad, flat = run_train(x.contiguous(), target.contiguous(), network, kind, dots, need_x=need_x, scale=scale)
+    products = _products(x.dtype)
+    x_grad, flat = run_train(x.contiguous(), target.contiguous(), network, kind, products, need_x=need_x, scale=scale)
     if len(x) == 0:
         flat[network.numbers] = torch.nan  # as torch has it: the mean over nothing
     return x_grad, flat
+
+
+_loss = torch.library.custom_op(
+    "scanfield::mlp_triton_loss",
+    _compute_loss,
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor target, {_NETWORK}, str kind, bool need_x) -> (Tensor, Tensor)",
+)
 
 
 @_loss.register_fake

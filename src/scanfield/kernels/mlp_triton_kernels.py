@@ -1,17 +1,20 @@
-"""The Triton kernels of `kernels.mlp`; notation of that module, and a = inputs, b = outputs.
+"""The Triton kernels of `kernels.mlp`; notation of that module, and a = inputs, b = outputs, p_l = omega_l z_l.
 
 A program holds `points` rows, and activations never leave it: `forward` goes from x to y in registers. `train` is
 persistent: each of its programs takes every P-th tile, goes forward, and walks back with dz_l = dh_{l+1} act'(z_l),
 
-    dW_l += dz_l^T h_l      db_l += sum dz_l      dh_l = dz_l W_l.
+    dW_l += dz_l^T h_l      db_l += dz_l^T 1      dh_l = dz_l W_l.
 
-dy is the cotangent of y, or comes from a loss in the same pass. Of the hidden layers' z only those between the first
-(three multiplications of x) and the last (still at hand) are kept, in registers or in a piece of memory per program
-that does not grow with n and stays in the L2 cache. Every program adds to gradients of its own, always in the same
-order, and torch sums the programs': no atomics, the same bits in every run.
+dy is the cotangent of y, or comes from a loss in the same pass. Gradients of a program are its own (in registers, or in
+memory that no other program touches), always added up in the same order, and torch sums the programs': the same bits in
+every run. Nothing that is kept between the passes grows with n.
 
-Layers are padded with zeros to a power of two, at least 16. Padded units have z = 0, and zero weights to and from them.
-Inputs and outputs up to 4 wide would waste a matrix unit: they are multiplied and summed as vectors, in float32.
+All products run on the matrix units with float16 factors and float32 sums. Each factor is scaled by a power of two such
+that its largest number lies in [2^14, 2^15): numbers down to 2^-28 of the largest keep 11 significant bits, as many as
+TF32 has, which moves twice the bytes and costs twice the time. A second float16 holds what the first one lost where
+three products stand for one. Sines are bounded by 1 and need no scale.
+
+Layers are padded with zeros to a power of two, at least 16. Padded units have p = 0, and zero weights to and from them.
 """
 
 from __future__ import annotations
@@ -22,15 +25,20 @@ import triton
 import triton.language as tl
 
 NARROW = 4
-"""Inputs and outputs up to this many are no matrix product."""
+"""Inputs up to this many are coordinates: omega x is large and is always multiplied with 22 significant bits."""
 
 _NARROW = tl.constexpr(NARROW)
+_EDGE = tl.constexpr(16)
 _INVERSE_PI = tl.constexpr(0.31830988618379067)
+_INVERSE_TURN = tl.constexpr(0.15915494309189535)
 _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves an integer in the low bits of a float32
 # pi in three parts (Cody and Waite 1980); k times the first two is exact for integers |k| <= 2^12.
 _PI_A = tl.constexpr(3.140625)
 _PI_B = tl.constexpr(9.675025939941406e-4)
 _PI_C = tl.constexpr(1.5099579909783765e-07)
+# 2 pi in two parts; the first product is rounded only after the subtraction, which leaves few bits.
+_TURN_A = tl.constexpr(6.2831854820251465)
+_TURN_B = tl.constexpr(-1.7484556000744883e-07)
 
 
 # Kernels. `no_type_check` keeps run-time type checkers away from functions that are not Python.
@@ -91,41 +99,108 @@ def sine_and_cosine(p):
 
 @triton.jit
 @no_type_check
-def _act(z, omega, SINE: tl.constexpr):
-    if SINE:
-        return sine(omega * z)
-    else:
-        return tl.where(z > 0, z, 0.0)
+def hardware_sine(p):
+    """sin p by the special function unit of an NVIDIA device; absolute error at most 1e-6 for |p| <= 1e4."""
+    return _unit_sine(_one_turn(p))
 
 
 @triton.jit
 @no_type_check
-def _act_and_slope(z, omega, SINE: tl.constexpr):
-    if SINE:
-        s, c = sine_and_cosine(omega * z)
-        return s, omega * c
-    else:
-        return tl.where(z > 0, z, 0.0), tl.where(z > 0, 1.0, 0.0)
+def hardware_sine_and_cosine(p):
+    """As `hardware_sine`, and cos p rounded to float16."""
+    r = _one_turn(p)
+    return _unit_sine(r), _unit_cosine(r)
 
 
 @triton.jit
 @no_type_check
-def _dot(a, b, DOT: tl.constexpr, acc=None):
-    """a b + acc in float32, of operands rounded to what DOT says."""
-    if DOT == "bf16":
-        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
-    elif DOT == "bf16 interpreted":  # the interpreter would multiply the bit patterns
-        return tl.dot(a.to(tl.bfloat16).to(tl.float32), b.to(tl.bfloat16).to(tl.float32), acc)
-    elif DOT == "fp16":
-        return tl.dot(a.to(tl.float16), b.to(tl.float16), acc)
-    else:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision=DOT)
+def _one_turn(p):
+    """p less a whole number of turns, in about [-pi, pi]; the unit's own reduction loses 2^-23 |p|."""
+    k = (p * _INVERSE_TURN + _ROUND) - _ROUND
+    return tl.fma(k, -_TURN_B, tl.fma(k, -_TURN_A, p))
 
 
 @triton.jit
 @no_type_check
-def _vector(at, index, count, stride: tl.constexpr = 1):
-    return tl.load(at + index * stride, mask=index < count, other=0.0).to(tl.float32)
+def _unit_sine(r):
+    return tl.inline_asm_elementwise("sin.approx.ftz.f32 $0, $1;", "=f,f", [r], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
+@no_type_check
+def _unit_cosine(r):
+    """In float16, two at a time. Not pure: else the compiler keeps r instead, and cosines wait for the way back."""
+    return tl.inline_asm_elementwise(
+        "{.reg .f32 a, b; cos.approx.ftz.f32 a, $1; cos.approx.ftz.f32 b, $2; cvt.rn.f16x2.f32 $0, b, a;}",
+        "=r,f,f", [r], dtype=tl.float16, is_pure=False, pack=2,
+    )  # fmt: skip
+
+
+@triton.jit
+@no_type_check
+def _act(p, SINE: tl.constexpr, HARDWARE: tl.constexpr):
+    if not SINE:
+        return tl.where(p > 0, p, 0.0)
+    elif HARDWARE:
+        return hardware_sine(p)
+    else:
+        return sine(p)
+
+
+@triton.jit
+@no_type_check
+def _act_and_slope(p, SINE: tl.constexpr, HARDWARE: tl.constexpr):
+    """The activation, and its derivative with respect to p."""
+    if not SINE:
+        return tl.where(p > 0, p, 0.0), tl.where(p > 0, 1.0, 0.0)
+    elif HARDWARE:
+        return hardware_sine_and_cosine(p)
+    else:
+        return sine_and_cosine(p)
+
+
+@triton.jit
+@no_type_check
+def _factor(value, PRODUCTS: tl.constexpr, BOUNDED: tl.constexpr = False):
+    """Of a matrix product: (high, low, scale) with value = scale (high + low), nearly; low only for three products.
+
+    BOUNDED: no number is larger than 1.
+    """
+    if BOUNDED:
+        scaled = value
+        scale = 1.0
+    else:
+        largest = tl.max(tl.max(tl.abs(value), axis=1), axis=0)
+        exponent = largest.to(tl.int32, bitcast=True) & 0x7F800000
+        exponent = tl.minimum(tl.maximum(exponent, 27 << 23), 227 << 23)  # 2^-100 to 2^100: so the inverse is finite
+        scaled = value * (((254 << 23) - exponent).to(tl.float32, bitcast=True) * 16384.0)
+        scale = (exponent - (14 << 23)).to(tl.float32, bitcast=True)
+    high = scaled.to(tl.float16)
+    if PRODUCTS == 1:
+        return high, high, scale
+    else:
+        return high, (scaled - high.to(tl.float32)).to(tl.float16), scale
+
+
+@triton.jit
+@no_type_check
+def _turned(a, PRODUCTS: tl.constexpr):
+    """The transpose of a factor."""
+    high = tl.trans(a[0])
+    if PRODUCTS == 1:
+        return high, high, a[2]
+    else:
+        return high, tl.trans(a[1]), a[2]
+
+
+@triton.jit
+@no_type_check
+def _product(a, b, PRODUCTS: tl.constexpr):
+    """a b over both scales, in float32."""
+    if PRODUCTS == 1:
+        return tl.dot(a[0], b[0])
+    else:
+        return tl.dot(a[0], b[0], tl.dot(a[0], b[1], tl.dot(a[1], b[0])))
 
 
 @triton.jit
@@ -133,191 +208,242 @@ def _vector(at, index, count, stride: tl.constexpr = 1):
 def _matrix(at, row, rows, column, columns):
     """A row-major matrix, padded with zeros."""
     mask = (row < rows)[:, None] & (column < columns)[None, :]
-    return tl.load(at + row[:, None] * columns + column[None, :], mask=mask, other=0.0)
+    return tl.load(at + row[:, None] * columns + column[None, :], mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 @no_type_check
-def _first_layer(x_ptr, row, n, weight, bias, unit, WIDTH: tl.constexpr, A: tl.constexpr, A_PAD: tl.constexpr,
-                 DOT: tl.constexpr):  # fmt: skip
-    z = tl.zeros([row.shape[0], unit.shape[0]], tl.float32) + _vector(bias, unit, WIDTH)[None, :]
-    if A <= _NARROW:
-        for k in tl.static_range(A):
-            z += _vector(x_ptr + k, row, n, A)[:, None] * _vector(weight + k, unit, WIDTH, A)[None, :]
+def factors(
+    weights, factors_ptr, scales_ptr,
+    WIDTH: tl.constexpr, PAD: tl.constexpr, A: tl.constexpr, A_PAD: tl.constexpr, B: tl.constexpr, B_PAD: tl.constexpr,
+    LAYERS: tl.constexpr, SLOT: tl.constexpr,
+):  # fmt: skip
+    """Every matrix as a factor, padded: program l writes W_l to the slots 2 l (high) and 2 l + 1 (low)."""
+    for layer in tl.static_range(LAYERS + 1):
+        if tl.program_id(0) == layer:
+            row = tl.arange(0, B_PAD if layer == LAYERS else PAD)
+            column = tl.arange(0, A_PAD if layer == 0 else PAD)
+            w = _matrix(weights[layer], row, B if layer == LAYERS else WIDTH, column, A if layer == 0 else WIDTH)
+            w = _factor(w, 3)
+            at = factors_ptr + 2 * layer * SLOT + row[:, None] * column.shape[0] + column[None, :]
+            tl.store(at, w[0])
+            tl.store(at + SLOT, w[1])
+            tl.store(scales_ptr + layer, w[2])
+
+
+@triton.jit
+@no_type_check
+def _weight(at, scales, layer: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, SLOT: tl.constexpr,
+            PRODUCTS: tl.constexpr):  # fmt: skip
+    """W_l as `factors` left it."""
+    at += 2 * layer * SLOT + tl.arange(0, rows)[:, None] * columns + tl.arange(0, columns)[None, :]
+    high = tl.load(at)
+    if PRODUCTS == 1:
+        return high, high, tl.load(scales + layer)
     else:
-        column = tl.arange(0, A_PAD)
-        x, w = _matrix(x_ptr, row, n, column, A), _matrix(weight, unit, WIDTH, column, A)
-        z = _dot(x, tl.trans(w), DOT, z)
-    return z
+        return high, tl.load(at + SLOT), tl.load(scales + layer)
 
 
 @triton.jit
 @no_type_check
-def _hidden_layer(h, weight, bias, unit, WIDTH: tl.constexpr, DOT: tl.constexpr):
-    w = _matrix(weight, unit, WIDTH, unit, WIDTH)
-    z = tl.zeros([h.shape[0], unit.shape[0]], tl.float32) + _vector(bias, unit, WIDTH)[None, :]
-    return _dot(h, tl.trans(w), DOT, z)
+def _layer(h, w, bias, omega, columns: tl.constexpr, PRODUCTS: tl.constexpr):
+    """p = omega (W h + b)."""
+    column = tl.arange(0, w[0].shape[0])
+    b = omega * tl.load(bias + column, mask=column < columns, other=0.0).to(tl.float32)
+    return _product(h, _turned(w, PRODUCTS), PRODUCTS) * (omega * h[2] * w[2]) + b[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 @no_type_check
 def forward(
-    x_ptr, y_ptr, weights, biases, omegas, n,
+    x_ptr, y_ptr, factors_ptr, scales, biases, omegas, n,
     WIDTH: tl.constexpr, PAD: tl.constexpr, A: tl.constexpr, A_PAD: tl.constexpr, B: tl.constexpr, B_PAD: tl.constexpr,
-    LAYERS: tl.constexpr, SINE: tl.constexpr, DOT: tl.constexpr, POINTS: tl.constexpr,
+    LAYERS: tl.constexpr, SLOT: tl.constexpr, SINE: tl.constexpr, PRODUCTS: tl.constexpr, HARDWARE: tl.constexpr,
+    POINTS: tl.constexpr,
 ):  # fmt: skip
     """The network's output for one tile of points."""
     row = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
-    unit = tl.arange(0, PAD)
-    z = _first_layer(x_ptr, row, n, weights[0], biases[0], unit, WIDTH, A, A_PAD, DOT)
+    output = tl.arange(0, B_PAD)
+    FIRST: tl.constexpr = 3 if A <= _NARROW else PRODUCTS
+    x = _factor(_matrix(x_ptr, row, n, tl.arange(0, A_PAD), A), FIRST)
+    w = _weight(factors_ptr, scales, 0, PAD, A_PAD, SLOT, FIRST)
+    p = _layer(x, w, biases[0], omegas[0], WIDTH, FIRST)
     for layer in tl.static_range(1, LAYERS):
-        z = _hidden_layer(_act(z, omegas[layer - 1], SINE), weights[layer], biases[layer], unit, WIDTH, DOT)
-    h = _act(z, omegas[LAYERS - 1], SINE)
-    if B <= _NARROW:
-        for j in tl.static_range(B):
-            w = _vector(weights[LAYERS] + j * WIDTH, unit, WIDTH)
-            y = tl.sum(h * w[None, :], axis=1) + tl.load(biases[LAYERS] + j).to(tl.float32)
-            tl.store(y_ptr + row * B + j, y, mask=row < n)
-    else:
-        column = tl.arange(0, B_PAD)
-        w = _matrix(weights[LAYERS], column, B, unit, WIDTH)
-        y = _dot(h, tl.trans(w), DOT) + _vector(biases[LAYERS], column, B)[None, :]
-        tl.store(y_ptr + row[:, None] * B + column[None, :], y, mask=(row < n)[:, None] & (column < B)[None, :])
+        h = _factor(_act(p, SINE, HARDWARE), PRODUCTS, SINE)
+        w = _weight(factors_ptr, scales, layer, PAD, PAD, SLOT, PRODUCTS)
+        p = _layer(h, w, biases[layer], omegas[layer], WIDTH, PRODUCTS)
+    h = _factor(_act(p, SINE, HARDWARE), PRODUCTS, SINE)
+    w = _weight(factors_ptr, scales, LAYERS, B_PAD, PAD, SLOT, PRODUCTS)
+    y = _layer(h, w, biases[LAYERS], 1.0, B, PRODUCTS)
+    tl.store(y_ptr + row[:, None] * B + output[None, :], y, mask=(row < n)[:, None] & (output < B)[None, :])
 
 
 @triton.jit
 @no_type_check
-def _cotangent(y, given, valid, LOSS: tl.constexpr):
+def _cotangent(y, given, inside, LOSS: tl.constexpr):
     """The loss of values y (a sum, not a mean) and its cotangent; without a loss, `given` is the cotangent."""
     if LOSS == "none":
-        return 0.0, given
+        return tl.zeros_like(y), given
     elif LOSS == "l2":
-        away = tl.where(valid, y - given, 0.0)
-        return tl.sum(away * away), 2 * away
+        away = tl.where(inside, y - given, 0.0)
+        return away * away, 2 * away
     else:
-        away = tl.where(valid, y - given, 0.0)
-        return tl.sum(tl.abs(away)), tl.where(away > 0, 1.0, 0.0) - tl.where(away < 0, 1.0, 0.0)
+        away = tl.where(inside, y - given, 0.0)
+        return tl.abs(away), tl.where(away > 0, 1.0, 0.0) - tl.where(away < 0, 1.0, 0.0)
 
 
 @triton.jit
 @no_type_check
-def _add(at, value, again, mask):
-    """Adds to a gradient of this program's own; overwrites it unless `again`. A barrier ends every tile."""
-    tl.store(at, tl.load(at, mask=mask & again, other=0.0) + value, mask=mask)
+def _put(at, place, inside, value, ADD: tl.constexpr):
+    """Stores or adds to a gradient of this program's own.
+
+    Nobody waits for an addition, and since the same thread adds to a place every time, additions keep their order.
+    """
+    if ADD:
+        tl.atomic_add(at + place, value, mask=inside, sem="relaxed")
+    else:
+        tl.store(at + place, value, mask=inside)
 
 
 @triton.jit
 @no_type_check
-def _add_product(at, a, b, again, row, rows, column, columns, DOT: tl.constexpr):
-    """`_add` of the rows x columns matrix a^T b."""
-    place = at + row[:, None] * columns + column[None, :]
-    mask = (row < rows)[:, None] & (column < columns)[None, :]
-    total = tl.load(place, mask=mask & again, other=0.0)
-    tl.store(place, _dot(tl.trans(a), b, DOT, total), mask=mask)
+def _put_matrix(at, value, rows, columns, row_stride, column_stride, ADD: tl.constexpr):
+    row = tl.arange(0, value.shape[0])[:, None]
+    column = tl.arange(0, value.shape[1])[None, :]
+    _put(at, row * row_stride + column * column_stride, (row < rows) & (column < columns), value, ADD)
 
 
 @triton.jit
+@no_type_check
+def _put_column(at, value, rows, which: tl.constexpr, ADD: tl.constexpr):
+    row = tl.arange(0, value.shape[0])[:, None]
+    column = tl.arange(0, value.shape[1])[None, :]
+    _put(at, row + 0 * column, (row < rows) & (column == which), value, ADD)
+
+
+@triton.jit(do_not_specialize=["n"])
 @no_type_check
 def train(
-    x_ptr, given_ptr, x_grad_ptr, sums_ptr, kept_ptr, weights, biases, omegas, n, scale,
+    x_ptr, given_ptr, x_grad_ptr, sums_ptr, factors_ptr, scales, biases, omegas, n, scale,
     WIDTH: tl.constexpr, PAD: tl.constexpr, A: tl.constexpr, A_PAD: tl.constexpr, B: tl.constexpr, B_PAD: tl.constexpr,
-    LAYERS: tl.constexpr, SINE: tl.constexpr, DOT: tl.constexpr, GRAD_DOT: tl.constexpr, POINTS: tl.constexpr,
-    LOSS: tl.constexpr, X_GRAD: tl.constexpr, KEEP: tl.constexpr, SUMS: tl.constexpr, OWN: tl.constexpr,
+    LAYERS: tl.constexpr, SLOT: tl.constexpr, SINE: tl.constexpr, PRODUCTS: tl.constexpr, HARDWARE: tl.constexpr,
+    POINTS: tl.constexpr, LOSS: tl.constexpr, X_GRAD: tl.constexpr, SUMS: tl.constexpr, HOIST: tl.constexpr,
+    OWN: tl.constexpr,
 ):  # fmt: skip
-    """KEEP: z of the middle layers stay in registers. SUMS: so do the gradients of the hidden matrices."""
+    """SUMS: gradients are added up in registers, not in memory. HOIST: hidden matrices stay in shared memory."""
     first: tl.constexpr = WIDTH * A + WIDTH  # numbers of W_0 and b_0, of W_l and b_l
     each: tl.constexpr = WIDTH * WIDTH + WIDTH
     last: tl.constexpr = first + (LAYERS - 1) * each
-    program = tl.program_id(0)
-    sums = sums_ptr + program.to(tl.int64) * OWN
-    unit = tl.arange(0, PAD)
-    lane = tl.arange(0, POINTS)
-    kept_at = kept_ptr + program.to(tl.int64) * (LAYERS * POINTS * PAD) + lane[:, None] * PAD + unit[None, :]
-    products = ()
+    ADD: tl.constexpr = not SUMS
+    FIRST: tl.constexpr = 3 if A <= _NARROW else PRODUCTS
+    SPARE: tl.constexpr = A < A_PAD  # a column of x is free for the ones that sum dz to db
+    ONE: tl.constexpr = A if SPARE else 0
+    sums = sums_ptr + tl.program_id(0).to(tl.int64) * OWN
+    input = tl.arange(0, A_PAD)
+    output = tl.arange(0, B_PAD)
+    # Always outside the loop: ptxas 12.8 took the address of a W_0 loaded inside from a register nothing had written.
+    w_first = _weight(factors_ptr, scales, 0, PAD, A_PAD, SLOT, FIRST)
+    w_last = _weight(factors_ptr, scales, LAYERS, B_PAD, PAD, SLOT, PRODUCTS)
+    hoisted = ()
+    squares = ()  # sums of dW_l of the hidden layers
+    edges = ()  # sums of dz_l^T (x, 1), or of dz_l^T 1 where x has no column to spare
+    for layer in tl.static_range(0, LAYERS):
+        if SUMS:
+            edges += (tl.zeros([PAD, A_PAD if SPARE else _EDGE], tl.float32),)
+        if SUMS and layer > 0:
+            squares += (tl.zeros([PAD, PAD], tl.float32),)
+        if HOIST and layer > 0:
+            hoisted += (_weight(factors_ptr, scales, layer, PAD, PAD, SLOT, PRODUCTS),)
     if SUMS:
-        for _layer in tl.static_range(1, LAYERS):
-            products += (tl.zeros([PAD, PAD], tl.float32),)
-    tile = program
+        last_sum = tl.zeros([PAD, B_PAD], tl.float32)
+        if not SPARE:
+            first_sum = tl.zeros([PAD, A_PAD], tl.float32)
+    y_sum = tl.zeros([POINTS, B_PAD], tl.float32)
+    loss_sum = tl.zeros([POINTS], tl.float32)
+    tile = tl.program_id(0)
     while tile < tl.cdiv(n, POINTS):
-        again = tile != program
-        row = tile.to(tl.int64) * POINTS + lane
+        row = tile.to(tl.int64) * POINTS + tl.arange(0, POINTS)
+        zero = tile >> 31  # of which the compiler knows no better: it keeps loads of biases in the loop
         # Forward.
-        z = _first_layer(x_ptr, row, n, weights[0], biases[0], unit, WIDTH, A, A_PAD, DOT)
+        x = _matrix(x_ptr, row, n, input, A)
+        if SPARE:
+            x = _factor(tl.where((input == A)[None, :], 1.0, x), FIRST)
+            ones = x
+        else:
+            x = _factor(x, FIRST)
+            ones = _factor(tl.full([POINTS, _EDGE], 1.0, tl.float32), PRODUCTS, True)
+        p = _layer(x, w_first, biases[0] + zero, omegas[0], WIDTH, FIRST)
         kept = ()
+        slopes = ()
         for layer in tl.static_range(1, LAYERS):
-            z = _hidden_layer(_act(z, omegas[layer - 1], SINE), weights[layer], biases[layer], unit, WIDTH, DOT)
-            if layer < LAYERS - 1:
-                if KEEP:
-                    kept += (z,)
-                else:
-                    tl.store(kept_at + layer * POINTS * PAD, z)
-        if not KEEP:
-            tl.debug_barrier()  # other threads may read what this one has kept
+            h, slope = _act_and_slope(p, SINE, HARDWARE)
+            h = _factor(h, PRODUCTS, SINE)
+            kept += (h,)
+            slopes += (slope.to(tl.float16) if PRODUCTS == 1 else slope,)
+            w = hoisted[layer - 1] if HOIST else _weight(factors_ptr, scales, layer, PAD, PAD, SLOT, PRODUCTS)
+            p = _layer(h, w, biases[layer] + zero, omegas[layer], WIDTH, PRODUCTS)
         # The last layer, forward and back.
-        h, slope = _act_and_slope(z, omegas[LAYERS - 1], SINE)
-        dh = tl.zeros([POINTS, PAD], tl.float32)
-        if B <= _NARROW:
-            loss = 0.0
-            for j in tl.static_range(B):
-                w = _vector(weights[LAYERS] + j * WIDTH, unit, WIDTH)
-                y = tl.sum(h * w[None, :], axis=1) + tl.load(biases[LAYERS] + j).to(tl.float32)
-                part, dy = _cotangent(y, _vector(given_ptr + j, row, n, B), row < n, LOSS)
-                loss += part
-                dh += dy[:, None] * w[None, :]
-                _add(sums + last + j * WIDTH + unit, tl.sum(dy[:, None] * h, axis=0), again, unit < WIDTH)
-                _add(sums + last + B * WIDTH + j, tl.sum(dy), again, n > 0)
+        h, slope = _act_and_slope(p, SINE, HARDWARE)
+        h = _factor(h, PRODUCTS, SINE)
+        y = _layer(h, w_last, biases[LAYERS] + zero, 1.0, B, PRODUCTS)
+        inside = (row < n)[:, None] & (output < B)[None, :]
+        loss, dy = _cotangent(y, _matrix(given_ptr, row, n, output, B), inside, LOSS)
+        loss_sum += tl.sum(loss, axis=1)
+        y_sum += dy
+        dy = _factor(dy, PRODUCTS)
+        value = _product(_turned(h, PRODUCTS), dy, PRODUCTS) * (h[2] * dy[2])
+        if SUMS:
+            last_sum += value
         else:
-            column = tl.arange(0, B_PAD)
-            w = _matrix(weights[LAYERS], column, B, unit, WIDTH)
-            y = _dot(h, tl.trans(w), DOT) + _vector(biases[LAYERS], column, B)[None, :]
-            given = _matrix(given_ptr, row, n, column, B).to(tl.float32)
-            loss, dy = _cotangent(y, given, (row < n)[:, None] & (column < B)[None, :], LOSS)
-            dh = _dot(dy, w, GRAD_DOT, dh)
-            _add_product(sums + last, dy, h, again, column, B, unit, WIDTH, GRAD_DOT)
-            _add(sums + last + B * WIDTH + column, tl.sum(dy, axis=0), again, column < B)
-        if LOSS != "none":
-            _add(sums + last + B * WIDTH + B, loss, again, n > 0)
+            _put_matrix(sums + last, value, WIDTH, B, 1, WIDTH, ADD)
+        dh = _product(dy, w_last, PRODUCTS)
+        factor = dy[2] * w_last[2]  # what dh lacks
         # Back through the hidden layers.
-        totals = ()
-        for layer in tl.static_range(LAYERS - 1, 0, -1):
-            dz = dh * slope
-            if layer == 1:
-                z = _first_layer(x_ptr, row, n, weights[0], biases[0], unit, WIDTH, A, A_PAD, DOT)
-            elif KEEP:
-                z = kept[layer - 2]
-            else:
-                z = tl.load(kept_at + (layer - 1) * POINTS * PAD)
-            h, slope = _act_and_slope(z, omegas[layer - 1], SINE)
-            at = sums + first + (layer - 1) * each
-            _add(at + WIDTH * WIDTH + unit, tl.sum(dz, axis=0), again, unit < WIDTH)
+        new_squares = ()
+        new_edges = ()
+        for layer in tl.static_range(LAYERS - 1, -1, -1):
+            dz = _factor(dh * slope.to(tl.float32), PRODUCTS)
+            factor = factor * omegas[layer] * dz[2]
+            turned = _turned(dz, PRODUCTS)
+            at = sums + (0 if layer == 0 else first + (layer - 1) * each)
+            value = _product(turned, ones, PRODUCTS) * (factor * ones[2])
             if SUMS:
-                totals += (_dot(tl.trans(dz), h, GRAD_DOT, products[layer - 1]),)
+                new_edges += (edges[layer] + value,)
             else:
-                _add_product(at, dz, h, again, unit, WIDTH, unit, WIDTH, GRAD_DOT)
-            dh = _dot(dz, _matrix(weights[layer], unit, WIDTH, unit, WIDTH), GRAD_DOT)
-        products = totals[::-1]
-        # The first layer.
-        dz = dh * slope
-        _add(sums + WIDTH * A + unit, tl.sum(dz, axis=0), again, unit < WIDTH)
-        if A <= _NARROW:
-            for k in tl.static_range(A):
-                x = _vector(x_ptr + k, row, n, A)
-                _add(sums + k + unit * A, tl.sum(dz * x[:, None], axis=0), again, unit < WIDTH)
-                if X_GRAD:
-                    w = _vector(weights[0] + k, unit, WIDTH, A)
-                    tl.store(x_grad_ptr + row * A + k, scale * tl.sum(dz * w[None, :], axis=1), mask=row < n)
-        else:
-            column = tl.arange(0, A_PAD)
-            x = _matrix(x_ptr, row, n, column, A)
-            _add_product(sums, dz, x, again, unit, WIDTH, column, A, GRAD_DOT)
-            if X_GRAD:
-                dx = _dot(dz, _matrix(weights[0], unit, WIDTH, column, A), GRAD_DOT)
-                place = x_grad_ptr + row[:, None] * A + column[None, :]
-                tl.store(place, scale * dx, mask=(row < n)[:, None] & (column < A)[None, :])
+                _put_column(at + WIDTH * (A if layer == 0 else WIDTH), value, WIDTH, ONE, ADD)
+                if layer == 0 and SPARE:
+                    _put_matrix(sums, value, WIDTH, A, A, 1, ADD)
+            if layer > 0:
+                h = kept[layer - 1]
+                value = _product(turned, h, PRODUCTS) * (factor * h[2])
+                if SUMS:
+                    new_squares += (squares[layer - 1] + value,)
+                else:
+                    _put_matrix(at, value, WIDTH, WIDTH, WIDTH, 1, ADD)
+                w = hoisted[layer - 1] if HOIST else _weight(factors_ptr, scales, layer, PAD, PAD, SLOT, PRODUCTS)
+                dh = _product(dz, w, PRODUCTS)
+                factor = factor * w[2]
+                slope = slopes[layer - 1]
+        if SUMS:
+            squares = new_squares[::-1]
+            edges = new_edges[::-1]
+        if not SPARE:
+            value = _product(turned, x, PRODUCTS) * (factor * x[2])
+            if SUMS:
+                first_sum += value
+            else:
+                _put_matrix(sums, value, WIDTH, A, A, 1, ADD)
+        if X_GRAD:
+            dx = _product(dz, w_first, PRODUCTS) * (scale * factor * w_first[2])
+            tl.store(x_grad_ptr + row[:, None] * A + input[None, :], dx, mask=(row < n)[:, None] & (input < A)[None, :])
         tile += tl.num_programs(0)
-        tl.debug_barrier()  # before the next tile adds to the same sums and keeps in the same place
+    tl.store(sums + last + B * WIDTH + output, tl.sum(y_sum, axis=0), mask=output < B)
+    tl.store(sums + last + B * WIDTH + B, tl.sum(loss_sum, axis=0))
     if SUMS:
+        _put_matrix(sums + last, last_sum, WIDTH, B, 1, WIDTH, ADD)
+        _put_matrix(sums, edges[0] if SPARE else first_sum, WIDTH, A, A, 1, ADD)
+        _put_column(sums + WIDTH * A, edges[0], WIDTH, ONE, ADD)
         for layer in tl.static_range(1, LAYERS):
-            inside = (unit < WIDTH)[:, None] & (unit < WIDTH)[None, :]
-            place = sums + first + (layer - 1) * each + unit[:, None] * WIDTH + unit[None, :]
-            tl.store(place, products[layer - 1], mask=inside)
+            at = sums + first + (layer - 1) * each
+            _put_matrix(at, squares[layer - 1], WIDTH, WIDTH, WIDTH, 1, ADD)
+            _put_column(at + WIDTH * WIDTH, edges[layer], WIDTH, ONE, ADD)
