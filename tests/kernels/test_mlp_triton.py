@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -336,6 +338,29 @@ def test_operators_are_registered_well(kind: str) -> None:
         torch.library.opcheck(
             mlp_triton._loss, (plain[0], case.cotangent, weights, biases, omegas, "l2", need_x), test_utils=checks
         )
+
+
+def test_torch_compile_takes_network_and_loss_into_one_graph() -> None:
+    """In a process of its own, without the type checks of these tests, which cannot be captured."""
+    program = f"""
+import torch
+from scanfield.kernels.backend import using
+from scanfield.kernels.mlp import Activation, mlp, regression_loss
+draw = torch.Generator().manual_seed(0)
+make = lambda *shape: torch.rand(*shape, generator=draw).to("{DEVICE}").requires_grad_()
+weights, biases = [make(16, 2), make(16, 16), make(3, 16)], [make(16), make(16), make(3)]
+x, target, activation = make(30, 2), make(30, 3).detach(), Activation("sine", (3.0, 2.0))
+with using("triton"):
+    for step in (
+        lambda x: mlp(x, weights, biases, activation).square().mean(),
+        lambda x: regression_loss(x, target, weights, biases, activation),
+    ):
+        compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+        both = (torch.autograd.grad(run(x), [x, *weights, *biases]) for run in (step, compiled))
+        print(all(torch.equal(one, other) for one, other in zip(*both)))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.stdout.split() == ["True", "True"], run.stderr[-3000:]
 
 
 def test_a_device_with_little_shared_memory_gets_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,10 @@ def _products(dtype: torch.dtype) -> int:
     return _PRODUCTS[torch.get_float32_matmul_precision()] if dtype == torch.float32 else 1
 
 
+# torch.compile cannot look into the switch; a graph that it captured keeps the choice `fits` made then.
+_products._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _parameter_gradients(flat: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
     of_weights, of_biases = split(flat, weights, biases)
     return [g.to(weights[0].dtype) for g in (*of_weights, *of_biases)]
