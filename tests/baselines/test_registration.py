@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from scanfield.baselines import registration
-from scanfield.baselines.registration import BASELINES, LatticeDisplacement, bspline, itk_image, simpleitk_bspline
+from scanfield.baselines.registration import BASELINES, bspline, itk_image, simpleitk_bspline
 from scanfield.data.pair import Pair
 from scanfield.data.scan import Scan
 from scanfield.errors import InputError
+from scanfield.fields.motion import LatticeDisplacement
 from scanfield.run import Run
 from scanfield.space.grid import Grid
 

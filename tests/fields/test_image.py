@@ -129,3 +129,13 @@ def test_what_is_no_image() -> None:
         ImageField(torch.zeros(5, 1, 1), Grid.centred((5, 1, 1), 1.0))
     with pytest.raises(ValueError, match="do not fit"):
         ImageField(torch.zeros(5, 4, 3), Grid.centred((5, 4, 2), 1.0))
+
+
+def test_what_an_image_shows_lies_in_its_box_and_in_its_mask():
+    grid = Grid.centred((6, 6, 6), (2.0, 2.0, 2.0))
+    mask = torch.zeros(grid.shape, dtype=torch.bool)
+    mask[2:4] = True
+    image, whole = ImageField(torch.rand(grid.shape), grid, mask=mask), ImageField(torch.rand(grid.shape), grid)
+    x = torch.cat([grid.points(), torch.full((1, 3), 100.0)])
+    assert torch.equal(image.shown(x)[:-1], mask.flatten()) and not image.shown(x)[-1]
+    assert torch.equal(whole.shown(x), whole.inside(x))

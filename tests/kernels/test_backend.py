@@ -42,7 +42,7 @@ def test_using_holds_inside_in_this_thread_and_is_undone():
 
 @pytest.mark.skipif(not BUILT, reason="the kernels were not built")
 def test_what_a_kernel_cannot_take_goes_to_the_reference_or_is_an_error():
-    abilities = {"cpu": Abilities((torch.float32,), derivatives=1, dims=(2, 3))}
+    abilities = {"cpu": Abilities((torch.float32,), dims=(2, 3))}
     assert choose(abilities, torch.zeros(5, 3)) == "cpu"
     assert choose(abilities, torch.zeros(5, 4)) == "reference"
     assert choose(abilities, torch.zeros(5, 3, dtype=torch.float64)) == "reference"

@@ -205,3 +205,12 @@ def test_a_grid_cannot_be_changed():
     assert grid.affine[0, 0] == 1
     with pytest.raises(ValueError, match="read-only"):
         grid.affine[0, 0] = 5
+
+
+def test_voxels_and_world_positions_are_each_other_s_inverse():
+    grid = Grid((4, 5, 6), np.array([[0, 2, 0, 3], [-1.5, 0, 0, 4], [0, 0, 3, 5], [0, 0, 0, 1.0]]))
+    flat = torch.tensor([0, 7, 29, 30, 119])
+    voxels = grid.voxels(flat)
+    assert voxels.tolist() == [list(np.unravel_index(int(k), grid.shape)) for k in flat]
+    torch.testing.assert_close(grid.to_voxel(grid.to_world(voxels.double())), voxels.double())
+    assert torch.equal(grid.to_world(voxels.double()).float(), grid.points()[flat])

@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from scanfield.data.pair import Pair
@@ -25,16 +23,16 @@ from scanfield.data.scan import Scan
 from scanfield.errors import InputError, MissingExtra
 from scanfield.fields.bspline import bspline_field, refined
 from scanfield.fields.calculus import hessian
-from scanfield.fields.image import ImageField, nearest
-from scanfield.fields.motion import Displacement, VectorHead
+from scanfield.fields.image import ImageField
+from scanfield.fields.motion import Displacement, LatticeDisplacement, VectorHead
 from scanfield.fitting.groups import ParameterGroup
 from scanfield.fitting.minimise import FitConfig, minimise
 from scanfield.fitting.schedules import cosine
 from scanfield.losses.deformation import bending
 from scanfield.losses.image import mutual_information, ncc
+from scanfield.operators.smooth import smoothed
 from scanfield.run import Run
 from scanfield.space.domain import Domain
-from scanfield.space.grid import Grid
 from scanfield.space.lattice import MaskedVoxels
 
 Similarity = Literal["ncc", "mi"]
@@ -66,22 +64,6 @@ class Baseline:
     register: Callable[[Pair, Similarity, Run], nn.Module]
 
 
-class LatticeDisplacement(nn.Module):
-    """phi(x) = x + u(x) of a displacement given at the voxels of a grid, interpolated by cubic splines.
-
-    Args:
-        values: (n0, n1, n2, 3) mm along RAS+.
-        grid: where they are; u is constant beyond.
-    """
-
-    def __init__(self, values: Float[Tensor, "n0 n1 n2 3"], grid: Grid) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(ImageField(values[..., k], grid, order=3) for k in range(3))
-
-    def forward(self, x: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
-        return x + torch.cat([part(x) for part in self.parts], dim=-1)
-
-
 def bspline(pair: Pair, similarity: Similarity, run: Run) -> Displacement:
     """A multiresolution cubic B-spline field under the loss of this module (Rueckert et al. 1999)."""
     domain = Domain.of_grid(pair.fixed.grid)
@@ -91,7 +73,8 @@ def bspline(pair: Pair, similarity: Similarity, run: Run) -> Displacement:
         if level:
             field = refined(field).to(run.device)
         fixed, moving = (
-            ImageField(_smoothed(scan, sigma), scan.grid).to(run.device) for scan in (pair.fixed, pair.moving)
+            ImageField(smoothed(scan.values, scan.grid, sigma), scan.grid, mask=scan.mask).to(run.device)
+            for scan in (pair.fixed, pair.moving)
         )
         ranges = {"range_p": _range(moving.image), "range_y": _range(fixed.image)} if similarity == "mi" else {}
 
@@ -100,7 +83,7 @@ def bspline(pair: Pair, similarity: Similarity, run: Run) -> Displacement:
         ) -> dict[str, Tensor]:
             near, _, second = hessian(field, x[:BENDING_POINTS])
             y = x + torch.cat([near, field(x[BENDING_POINTS:])])
-            weight = _shown(pair.moving, images[1], y)
+            weight = images[1].shown(y).to(y.dtype)
             a, b = images[1](y)[:, 0], images[0](x)[:, 0]
             value = 1 - ncc(a, b, weight) if similarity == "ncc" else -mutual_information(a, b, weight, **ranges)
             return {similarity: value, "bending": bending(second)}
@@ -214,21 +197,6 @@ BASELINES: dict[str, Baseline] = {
 def _first_spacing(domain: Domain) -> float:
     """Of the first level's control points: closer where an image is small."""
     return min(SPACINGS_MM[0], max(domain.extent) / LEAST_CELLS)
-
-
-def _smoothed(scan: Scan, sigma_mm: float) -> Tensor:
-    if sigma_mm == 0:
-        return scan.values.float()
-    sigma = [sigma_mm / s if n > 1 else 0.0 for n, s in zip(scan.grid.shape, scan.grid.spacing_mm, strict=True)]
-    return torch.from_numpy(gaussian_filter(scan.values.float().cpu().numpy(), sigma, mode="nearest"))
-
-
-def _shown(scan: Scan, image: ImageField, y: Tensor) -> Tensor:
-    """1 where the moving image, and its mask, show something."""
-    inside = image.inside(y)
-    if scan.mask is not None:
-        inside = inside & nearest(scan.mask, scan.grid, y.detach())
-    return inside.to(y.dtype)
 
 
 def _range(values: Tensor) -> tuple[float, float]:

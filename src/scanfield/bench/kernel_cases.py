@@ -7,7 +7,7 @@ mean |det(I + du/dx) - 1| beside a similarity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -235,10 +235,3 @@ def _step(field: Field, loss: Callable[[Field], Tensor]) -> Variant:
 def _compiled(loss: Callable[[Field], Tensor]) -> Callable[[Field], Tensor]:
     compiled: Callable[[Field], Tensor] = torch.compile(loss)
     return compiled
-
-
-def agree(case: Case, tolerance: float, names: Sequence[str]) -> None:
-    """Raises `AssertionError` unless variants that return one value return the same one."""
-    values = {name: float(value) for name in names if isinstance(value := case.variants[name](), Tensor)}
-    spread = max(values.values()) - min(values.values())
-    assert spread <= tolerance * max(abs(v) for v in values.values()), values

@@ -29,19 +29,29 @@ class ImageField(nn.Module):
         order: 1, trilinear: once differentiable in x, the gradient jumps at voxel centres; 3, the interpolating cubic
             B-spline (Unser, IEEE Signal Process. Mag. 16(6):22-38, 1999), mirrored at its outermost voxels: twice
             differentiable in x, sharper, may overshoot at edges, about ten times the work.
+        mask: voxels that show something; all of them without one. Interpolation does not heed it, `shown` does.
     """
 
     world_to_voxel: Tensor
     image: Tensor
+    mask: Tensor | None
 
-    def __init__(self, values: Num[Tensor, "n0 n1 n2"], grid: Grid, *, order: Literal[1, 3] = 1) -> None:
+    def __init__(
+        self,
+        values: Num[Tensor, "n0 n1 n2"],
+        grid: Grid,
+        *,
+        order: Literal[1, 3] = 1,
+        mask: Bool[Tensor, "n0 n1 n2"] | None = None,
+    ) -> None:
         super().__init__()
         if tuple(values.shape) != grid.shape:
             raise ValueError(f"values of shape {tuple(values.shape)} do not fit a grid of shape {grid.shape}")
         self.axes = [axis for axis in range(3) if grid.shape[axis] > 1]
         if len(self.axes) < 2:
             raise InputError(f"an image needs two axes of more than one voxel, got shape {grid.shape}")
-        self.order = order
+        self.order, self.grid = order, grid
+        self.register_buffer("mask", None if mask is None else mask.to(torch.uint8), persistent=False)
         inverse = torch.from_numpy(np.linalg.inv(grid.affine)[self.axes])  # stays double: cast where it is used
         self.register_buffer("world_to_voxel", inverse, persistent=False)
         image = values.float().squeeze()
@@ -57,6 +67,11 @@ class ImageField(nn.Module):
         place = self._place(x)
         size = torch.tensor(self.image.shape, device=x.device)
         return ((place >= -0.5 - _EDGE) & (place <= size - 0.5 + _EDGE)).all(dim=-1).reshape(x.shape[:-1])
+
+    def shown(self, x: Float[Tensor, "*n 3"]) -> Bool[Tensor, "*n"]:
+        """Whether points lie in the image's box and in a voxel of its mask."""
+        inside = self.inside(x)
+        return inside if self.mask is None else inside & (nearest(self.mask, self.grid, x.detach()) > 0)
 
     def _place(self, x: Tensor) -> Float[Tensor, "m d"]:
         matrix = self.world_to_voxel.to(x.dtype)

@@ -19,9 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scanfield.fields.image import ImageField
 from scanfield.fields.jets import HasJets, order_of
 from scanfield.kernels.jvp import Streams
 from scanfield.space.domain import Domain
+from scanfield.space.grid import Grid
 from scanfield.space.pose import spatial_directions
 
 Scheme = Literal["euler", "rk4"]
@@ -141,6 +143,23 @@ class Displacement(nn.Module):
         """See `fields.jets`."""
         assert isinstance(self.field, HasJets)
         return x + _vectors(self.field.jets(x, streams))
+
+
+class LatticeDisplacement(nn.Module):
+    """phi(x) = x + u(x) of a displacement given at the voxels of a grid, interpolated by splines.
+
+    Args:
+        values: (n0, n1, n2, 3) mm along RAS+.
+        grid: where they are; u is constant beyond.
+        order: of the splines, see `ImageField`.
+    """
+
+    def __init__(self, values: Float[Tensor, "n0 n1 n2 3"], grid: Grid, *, order: Literal[1, 3] = 3) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(ImageField(values[..., k], grid, order=order) for k in range(3))
+
+    def forward(self, x: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
+        return x + torch.cat([part(x) for part in self.parts], dim=-1)
 
 
 class Flow(nn.Module):

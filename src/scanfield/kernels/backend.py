@@ -33,12 +33,10 @@ class Abilities:
 
     Args:
         dtypes: of the points or inputs.
-        derivatives: how often its result can be differentiated.
         dims: numbers of coordinates; None for any.
     """
 
     dtypes: tuple[torch.dtype, ...]
-    derivatives: int
     dims: tuple[int, ...] | None = None
 
     def take(self, x: Tensor) -> bool:
@@ -75,19 +73,24 @@ def backend_for(device: torch.device, wanted: str | None = None) -> Backend:
     Raises:
         InputError: an explicit backend cannot run there.
     """
-    wanted = wanted or _wanted.get()
+    name, why = _resolve(device.type, wanted or _wanted.get())
+    return Backend(name, why or (library.describe() if name == "cpu" else "Triton"))
+
+
+def _resolve(device: str, wanted: str) -> tuple[str, str]:
+    """The name of the backend, and why it is the reference where it is."""
     if wanted == "reference":
-        return Backend("reference", "asked for")
-    name = {"cpu": "cpu", "cuda": "triton"}.get(device.type) if wanted == "auto" else wanted
+        return "reference", "asked for"
+    name = {"cpu": "cpu", "cuda": "triton"}.get(device) if wanted == "auto" else wanted
     if name is None:
-        return Backend("reference", f"there are no kernels for {device.type} devices")
-    if _DEVICE[name] != device.type and not (name == "triton" and _interpreting()):
-        raise InputError(f"the backend '{name}' does not run on {device.type} devices", fix="use auto or reference")
+        return "reference", f"there are no kernels for {device} devices"
+    if _DEVICE[name] != device and not (name == "triton" and _interpreting()):
+        raise InputError(f"the backend '{name}' does not run on {device} devices", fix="use auto or reference")
     missing = library.missing() if name == "cpu" else _triton_missing()
     if missing is None:
-        return Backend(name, library.describe() if name == "cpu" else "Triton")
+        return name, ""
     if wanted == "auto":
-        return Backend("reference", missing)
+        return "reference", missing
     raise InputError(f"the backend '{name}' cannot run: {missing}", fix="use auto or reference")
 
 
@@ -118,7 +121,7 @@ def _here(device: str) -> tuple[str, str]:
     wanted = _wanted.get()
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "reference", wanted
-    return backend_for(torch.device(device), wanted).name, wanted
+    return _resolve(device, wanted)[0], wanted
 
 
 # A graph of torch.compile keeps the backend it was traced with. (torch.compiler.assume_constant_result sets this

@@ -57,12 +57,12 @@ class Levels:
 
 
 ABILITIES = {
-    "cpu": Abilities((torch.float32, torch.float64), derivatives=2, dims=(2, 3, 4)),
-    "triton": Abilities((torch.float32, torch.float64), derivatives=2, dims=(2, 3, 4)),
+    "cpu": Abilities((torch.float32, torch.float64), dims=(2, 3, 4)),
+    "triton": Abilities((torch.float32, torch.float64), dims=(2, 3, 4)),
 }
 
 
-ALONG_ABILITIES = {"cpu": Abilities((torch.float32, torch.float64), derivatives=1, dims=(2, 3, 4))}
+ALONG_ABILITIES = {"cpu": Abilities((torch.float32, torch.float64), dims=(2, 3, 4))}
 
 
 def encode(

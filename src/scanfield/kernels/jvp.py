@@ -54,7 +54,7 @@ class Streams:
         return Streams(directions, tuple(pairs))
 
 
-ABILITIES = {"cpu": Abilities(dtypes=(torch.float32,), derivatives=99)}
+ABILITIES = {"cpu": Abilities(dtypes=(torch.float32,))}
 
 
 def mlp_jets(

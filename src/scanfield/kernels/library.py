@@ -43,7 +43,7 @@ def missing() -> str | None:
     if not built():
         return "this installation was made without a C++ compiler, so its kernels were not built"
     try:
-        load(chosen())
+        load()
     except OSError as error:
         return f"the kernels cannot be loaded: {error}"
     return None

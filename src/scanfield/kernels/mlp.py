@@ -41,8 +41,8 @@ class Activation:
 
 
 ABILITIES = {
-    "cpu": Abilities(dtypes=(torch.float32,), derivatives=99),
-    "triton": Abilities(dtypes=(torch.float32, torch.float16, torch.bfloat16), derivatives=99),
+    "cpu": Abilities(dtypes=(torch.float32,)),
+    "triton": Abilities(dtypes=(torch.float32, torch.float16, torch.bfloat16)),
 }
 
 

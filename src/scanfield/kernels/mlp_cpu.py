@@ -81,14 +81,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    omegas: Sequence[float],
-    first: int,
-    pairs: Sequence[int],
-) -> Tensor:
+def _(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *_: Any) -> Tensor:
     return x.new_empty(*x.shape[:2], len(biases[-1]))
 
 
@@ -114,17 +107,8 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    omegas: Sequence[float],
-    first: int,
-    pairs: Sequence[int],
-    need_x: bool,
-) -> list[Tensor]:
-    return _empty_gradients(x, weights, biases, need_x)
+def _(grad: Tensor, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *rest: Any) -> list[Tensor]:
+    return _empty_gradients(x, weights, biases, need_x=rest[-1])
 
 
 @torch.library.custom_op(
@@ -149,17 +133,8 @@ def _loss(
 
 
 @_loss.register_fake
-def _(
-    x: Tensor,
-    target: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    omegas: Sequence[float],
-    kind: str,
-    need_x: bool,
-) -> list[Tensor]:
-    grads = _empty_gradients(x[None], weights, biases, need_x)
-    return [x.new_empty((), dtype=torch.float64), *grads]
+def _(x: Tensor, target: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *rest: Any) -> list[Tensor]:
+    return [x.new_empty((), dtype=torch.float64), *_empty_gradients(x[None], weights, biases, need_x=rest[-1])]
 
 
 def loss_and_gradients(

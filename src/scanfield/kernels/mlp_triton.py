@@ -344,7 +344,7 @@ _forward = torch.library.custom_op(
 
 
 @_forward.register_fake
-def _(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], omegas: Sequence[float]) -> Tensor:
+def _(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *_: Any) -> Tensor:
     return x.new_empty(len(x), len(biases[-1]))
 
 
@@ -368,14 +368,9 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    grad: Tensor,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    omegas: Sequence[float],
-    need_x: bool,
+    grad: Tensor, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    return _empty(x, weights, biases, need_x)
+    return _empty(x, weights, biases, need_x=rest[-1])
 
 
 def _compute_loss(
@@ -407,15 +402,9 @@ _loss = torch.library.custom_op(
 
 @_loss.register_fake
 def _(
-    x: Tensor,
-    target: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    omegas: Sequence[float],
-    kind: str,
-    need_x: bool,
+    x: Tensor, target: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    return _empty(x, weights, biases, need_x)
+    return _empty(x, weights, biases, need_x=rest[-1])
 
 
 def _empty(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], need_x: bool) -> tuple[Tensor, Tensor]:

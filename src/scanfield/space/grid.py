@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from scanfield.errors import InputError
@@ -89,10 +89,17 @@ class Grid:
     ) -> Float[Tensor, "n 3"]:
         """World positions (mm) of the voxel centres `start:stop` in C order (the last index runs fastest)."""
         flat = torch.arange(start, self.size if stop is None else min(stop, self.size), device=device)
+        return self.to_world(self.voxels(flat).double()).float()
+
+    def voxels(self, flat: Int[Tensor, " n"]) -> Int[Tensor, "n 3"]:
+        """Voxel indices from positions in C order."""
         _, n1, n2 = self.shape
-        index = torch.stack([flat // (n1 * n2), flat // n2 % n1, flat % n2], dim=-1)
-        affine = torch.tensor(self.affine, device=device)
-        return (index.double() @ affine[:3, :3].T + affine[:3, 3]).float()
+        return torch.stack([flat // (n1 * n2), flat // n2 % n1, flat % n2], dim=-1)
+
+    def to_world(self, voxel: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
+        """World positions (mm) of continuous voxel indices."""
+        affine = torch.tensor(self.affine, dtype=voxel.dtype, device=voxel.device)
+        return voxel @ affine[:3, :3].T + affine[:3, 3]
 
     def to_voxel(self, x: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """Continuous voxel index of world points."""

@@ -56,7 +56,7 @@ class MaskedVoxels:
         place = self._voxels(size, generator).double()
         if jitter:
             place += self._shift(size, generator)
-        return _to_world(self.grid, place)
+        return self.grid.to_world(place).float()
 
     def patches(self, count: int, size: Steps, generator: torch.Generator, *, jitter: bool = False) -> list[Grid]:
         """Dense patches at the grid's own spacing, each around a random voxel of the mask.
@@ -80,8 +80,7 @@ class MaskedVoxels:
         flat = torch.randint(len(self), (size,), generator=generator)
         if self._index is not None:
             flat = self._index[flat].long()
-        _, n1, n2 = self.grid.shape
-        return torch.stack([flat // (n1 * n2), flat // n2 % n1, flat % n2], dim=-1)
+        return self.grid.voxels(flat)
 
     def _shift(self, size: int, generator: torch.Generator) -> Tensor:
         """(size, 3) uniform in -1/2..1/2 voxel, 0 along axes of one voxel."""
@@ -133,8 +132,3 @@ def _part(grid: Grid, first: np.ndarray, step: np.ndarray, shape: np.ndarray) ->
     affine[:3, 3] += grid.affine[:3, :3] @ first
     affine[:3, :3] *= step
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
-
-
-def _to_world(grid: Grid, place: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    affine = torch.tensor(grid.affine)
-    return (place @ affine[:3, :3].T + affine[:3, 3]).float()

@@ -17,7 +17,7 @@ from scanfield.data.pair import Pair
 from scanfield.data.points import Points, check_inside
 from scanfield.data.scan import Scan
 from scanfield.errors import InputError
-from scanfield.fields.image import ImageField, nearest
+from scanfield.fields.image import ImageField
 from scanfield.fields.inverse import Inverse
 from scanfield.losses.image import mutual_information, ncc
 from scanfield.metrics.registration import (
@@ -145,16 +145,15 @@ class Judge:
 
     def _likeness(self, phi: nn.Module) -> dict[str, float]:
         """Similarity of the intensities where the moving image, and its mask, show something."""
-        fixed, moving = (ImageField(scan.values, scan.grid) for scan in (self.pair.fixed, self.pair.moving))
+        fixed, moving = (
+            ImageField(scan.values, scan.grid, mask=scan.mask) for scan in (self.pair.fixed, self.pair.moving)
+        )
         a, b, shown = [], [], []
         for x in self.probes.split(CHUNK):
             y = map_points(phi, x, self.device)
-            inside = moving.inside(y)
-            if self.pair.moving.mask is not None:
-                inside = inside & nearest(self.pair.moving.mask, self.pair.moving.grid, y)
             a.append(fixed(x)[:, 0])
             b.append(moving(y)[:, 0])
-            shown.append(inside)
+            shown.append(moving.shown(y))
         inside = torch.cat(shown)
         p, q = torch.cat(b)[inside], torch.cat(a)[inside]
         if not len(p):
@@ -171,7 +170,4 @@ def probes(grid: Grid, mask: Tensor | None, most: int, generator: torch.Generato
         count = len(index)
     chosen = torch.arange(count) if count <= most else torch.randint(count, (most,), generator=generator).unique()
     flat = chosen if index is None else index[chosen]
-    _, n1, n2 = grid.shape
-    place = torch.stack([flat // (n1 * n2), flat // n2 % n1, flat % n2], dim=-1).double()
-    affine = torch.tensor(grid.affine)
-    return (place @ affine[:3, :3].T + affine[:3, 3]).float()
+    return grid.to_world(grid.voxels(flat).double()).float()

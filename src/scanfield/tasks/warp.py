@@ -22,6 +22,7 @@ from scanfield.errors import InputError
 from scanfield.fields import calculus
 from scanfield.fields.image import ImageField
 from scanfield.fields.inverse import invert
+from scanfield.fields.motion import LatticeDisplacement
 from scanfield.methods import api
 from scanfield.space.grid import Grid
 from scanfield.tasks.result import Reconstruction
@@ -168,13 +169,8 @@ def inverse_near(phi: nn.Module, grid: Grid, device: torch.device | str = "cpu")
     coarse = grid.resampled((factor * a, factor * b, factor * c))
     y = coarse.points(device=device)
     shift = (invert(phi, y, tolerance_mm=TOLERANCE_MM).x - y).reshape(*coarse.shape, 3)
-    parts = [ImageField(shift[..., k], coarse).to(device) for k in range(3)]
-
-    def psi(y: Tensor) -> Tensor:
-        start = y + torch.cat([part(y) for part in parts], dim=-1)
-        return invert(phi, y, start=start, tolerance_mm=TOLERANCE_MM).x
-
-    return psi
+    near = LatticeDisplacement(shift, coarse, order=1).to(device)
+    return lambda y: invert(phi, y, start=near(y), tolerance_mm=TOLERANCE_MM).x
 
 
 def whole_numbers(labels: Scan) -> Integer[Tensor, "n0 n1 n2"]:

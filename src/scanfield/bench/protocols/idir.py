@@ -27,7 +27,7 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor, nn
 
-from scanfield.baselines.registration import BASELINES, LatticeDisplacement, itk_image
+from scanfield.baselines.registration import BASELINES, itk_image
 from scanfield.bench.protocol import BenchResult, Check, data_path
 from scanfield.bench.timing import medians
 from scanfield.data.nifti import read_nifti
@@ -36,6 +36,7 @@ from scanfield.data.scan import Scan
 from scanfield.errors import InputError
 from scanfield.fields import calculus
 from scanfield.fields.field import Field
+from scanfield.fields.motion import LatticeDisplacement
 from scanfield.fitting.groups import adam
 from scanfield.kernels.backend import using
 from scanfield.methods.registration import idir

@@ -26,8 +26,9 @@ class Siren(FullyConnected):
     def __init__(self, widths: Sequence[int], *, omegas: Sequence[float], generator: torch.Generator) -> None:
         if len(omegas) != len(widths) - 2:
             raise ValueError(f"{len(widths) - 2} hidden layers need as many omegas, got {len(omegas)}")
-        super().__init__(widths, Activation("sine", tuple(float(w) for w in omegas)))
-        self.omegas = tuple(float(w) for w in omegas)
+        rates = tuple(float(w) for w in omegas)
+        super().__init__(widths, Activation("sine", rates))
+        self.omegas = rates
         with torch.no_grad():
             for k, layer in enumerate(self.linears):
                 n = layer.in_features

@@ -26,16 +26,14 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from scanfield.data.pair import Pair
-from scanfield.data.scan import Scan
 from scanfield.errors import InputError
 from scanfield.fields.calculus import hessian, jacobian
 from scanfield.fields.encodings.frequency import Identity
 from scanfield.fields.field import Field
-from scanfield.fields.image import ImageField, nearest
+from scanfield.fields.image import ImageField
 from scanfield.fields.motion import ConstantOutside, Displacement, VectorHead
 from scanfield.fields.networks.init import shrink_output, spread_biases
 from scanfield.fields.networks.layers import FullyConnected
@@ -47,6 +45,7 @@ from scanfield.fitting.schedules import cosine
 from scanfield.losses.deformation import bending, hyperelastic, volume_change
 from scanfield.losses.image import edge_parameter, mutual_information, ncc, ngf_distance
 from scanfield.operators.differences import sobel_gradient
+from scanfield.operators.smooth import smoothed
 from scanfield.run import Run
 from scanfield.space.domain import Domain
 from scanfield.space.lattice import MaskedVoxels
@@ -190,7 +189,6 @@ def similarity(config: Config) -> str:
 
 def spec_of(config: Config, data: Pair, run: Run) -> Spec:
     """The fixed image's box and grid, displacements in mm, and the seed of the weights."""
-    """What the field is built from: the fixed image's box, and a seed for the first weights."""
     domain = Domain.of_grid(data.fixed.grid, scaling=config.scaling)
     facts = {"weights_seed": int(torch.randint(2**62, (), generator=run.generator("weights")))}
     return Spec(domain, data.fixed.grid, "mm", float(domain.half_scale().max()), facts)
@@ -238,7 +236,7 @@ def _mapped(config: Config, field: Field, x: Float[Tensor, "n 3"]) -> tuple[Tens
 def _unlike(config: Config, field: nn.Module, images: Images, x: Tensor, phi: Tensor) -> Tensor:
     """How much F(x) and M(phi(x)) differ, by the chosen similarity; smaller is better."""
     fixed, moving = images.fixed(x)[:, 0], images.moving(phi)[:, 0]
-    weight = images.shown(phi) if config.overlap_only else None
+    weight = images.moving.shown(phi).to(x.dtype) if config.overlap_only else None
     if config.similarity == "ncc":
         return 1 - ncc(moving, fixed, weight)
     if config.similarity == "mi":
@@ -270,16 +268,12 @@ class Images(nn.Module):
         sigma_mm: its standard deviation.
     """
 
-    moving_mask: Tensor | None
-
     def __init__(self, config: Config, data: Pair, sigma_mm: float) -> None:
         super().__init__()
-        fixed, moving = (_smoothed(scan, sigma_mm) for scan in (data.fixed, data.moving))
-        self.fixed, self.moving = ImageField(fixed, data.fixed.grid), ImageField(moving, data.moving.grid)
+        fixed, moving = (smoothed(scan.values, scan.grid, sigma_mm) for scan in (data.fixed, data.moving))
+        self.fixed = ImageField(fixed, data.fixed.grid)
+        self.moving = ImageField(moving, data.moving.grid, mask=data.moving.mask)
         self.fixed_range, self.moving_range = ((float(image.min()), float(image.max())) for image in (fixed, moving))
-        self.moving_grid = data.moving.grid
-        mask = None if data.moving.mask is None else data.moving.mask.to(torch.uint8)
-        self.register_buffer("moving_mask", mask, persistent=False)
         if config.similarity == "ngf":
             slopes = [sobel_gradient(fixed, data.fixed.grid), sobel_gradient(moving, data.moving.grid)]
             self.fixed_edge, self.moving_edge = (edge_parameter(slope, config.edge_noise) for slope in slopes)
@@ -287,20 +281,3 @@ class Images(nn.Module):
                 nn.ModuleList(ImageField(part, scan.grid) for part in slope.unbind(-1))
                 for slope, scan in zip(slopes, (data.fixed, data.moving), strict=True)
             )
-
-    def shown(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        """1 where the moving image has something to show, else 0."""
-        inside = self.moving.inside(x)
-        if self.moving_mask is not None:
-            inside = inside & (nearest(self.moving_mask, self.moving_grid, x.detach()) > 0)
-        return inside.to(x.dtype)
-
-
-def _smoothed(scan: Scan, sigma_mm: float) -> Tensor:
-    values = scan.values.float()
-    if sigma_mm == 0:
-        return values
-    sigma = [
-        sigma_mm / spacing if n > 1 else 0.0 for n, spacing in zip(scan.grid.shape, scan.grid.spacing_mm, strict=True)
-    ]
-    return torch.from_numpy(gaussian_filter(values.cpu().numpy(), sigma, mode="nearest"))
