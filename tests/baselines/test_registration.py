@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scanfield.baselines import registration
-from scanfield.baselines.registration import BASELINES, bspline, itk_image, simpleitk_bspline
+from scanfield.baselines.registration import BASELINES, bspline, simpleitk_bspline
 from scanfield.data.pair import Pair
 from scanfield.data.scan import Scan
 from scanfield.errors import InputError
@@ -73,21 +73,6 @@ def test_simpleitk_says_what_it_does_not_take():
     pytest.importorskip("SimpleITK")
     with pytest.raises(InputError, match="volumes only"):
         simpleitk_bspline(blobs((30, 28, 1)), "ncc", Run())
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    affine[0, 1] = 1.0
-    with pytest.raises(InputError, match="right angles"):
-        itk_image(Scan(torch.rand(4, 4, 4), Grid((4, 4, 4), affine)))
-
-
-def test_itk_image_has_its_voxels_in_the_same_places():
-    pytest.importorskip("SimpleITK")
-    grid = left_handed((5, 6, 7), 1.5)
-    scan = Scan(torch.rand(grid.shape), grid)
-    found = itk_image(scan)
-    for index in ((0, 0, 0), (4, 2, 6)):
-        place = grid.affine[:3, :3] @ index + grid.affine[:3, 3]
-        assert np.allclose(found.TransformIndexToPhysicalPoint(index), place * [-1, -1, 1], atol=1e-4)
-        assert found[index] == pytest.approx(float(scan.values[index]))
 
 
 def test_lattice_displacement_interpolates_what_it_is_given():

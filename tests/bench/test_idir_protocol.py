@@ -9,6 +9,7 @@ import torch
 from scanfield.bench.protocols import idir as protocol
 from scanfield.data.pair import Pair
 from scanfield.data.scan import Scan
+from scanfield.errors import MissingExtra
 from scanfield.fields.calculus import determinant, jacobian
 from scanfield.fields.image import ImageField
 from scanfield.methods.registration import idir
@@ -64,6 +65,8 @@ def test_every_row_and_check_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "read_nifti", lambda path: torso())
     monkeypatch.setattr(protocol, "data_path", lambda path: path)
     monkeypatch.setattr(protocol, "BASELINES", {"still": Still()})
+    monkeypatch.setattr(protocol, "RIVALS", {"elastix": lambda pair, run: torch.nn.Identity(), "ANTs": missing})
+    monkeypatch.setattr(protocol, "mapped_by_ants", lambda phi, grid, x: phi(x).detach().double())
     monkeypatch.setattr(protocol, "POINTS", 50)
     result = protocol.run(Run())
     rows = [(row["pair"], row["row"]) for row in result.table if "pair" in row]
@@ -75,8 +78,13 @@ def test_every_row_and_check_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert still["liver_tre_mm"] == nothing["liver_tre_mm"] > 0
     names = [check.name for check in result.checks]
-    assert len(set(names)) == len(names) == 10 + 6 + 3
+    assert len(set(names)) == len(names) == 12 + 8 + 3
+    assert sum("ANTs is missing" in note for note in result.notes) == 2
     assert not next(c for c in result.checks if "fall of the landmark error" in c.name).passed  # two steps fit nothing
+
+
+def missing(pair: Pair, run: Run) -> torch.nn.Module:
+    raise MissingExtra("antspyx", "rivals", "a rival")
 
 
 class Still:

@@ -29,6 +29,17 @@ def test_a_run_holds_everything(aligned):
     assert before["tre_mm"] == pytest.approx(4.0, abs=1e-3) and after["tre_mm"] < 4.0
 
 
+def test_each_image_has_its_own_preprocessing_and_the_run_says_so(pair):
+    pytest.importorskip("SimpleITK")
+    how = ("--window", "0,80", "--moving-window", "0,60", "--correct-bias", "moving", "--baselines", "none")
+    assert register("fixed.nii.gz", "moving.nii.gz", *TINY, "-o", "apart", *how) == 2  # N4 takes no values below zero
+    assert not (pair / "apart").exists()
+    assert register("fixed.nii.gz", "moving.nii.gz", *TINY, "-o", "apart", *how[:4], *how[6:]) == 0
+    facts = json.loads((pair / "apart" / "run.json").read_text())["facts"]
+    assert facts["fixed window"].endswith("above 80") and facts["moving window"].endswith("above 60")
+    assert read_nifti(pair / "apart" / "warped.nii.gz").values.max() <= 60.001
+
+
 def test_the_terminal_shows_the_table_and_the_files(pair, capsys):
     window = ("--window=-20,80", "--baselines", "none")
     assert register("fixed.nii.gz", "moving.nii.gz", *TINY, "-o", "other", *window) == 0
@@ -36,7 +47,8 @@ def test_the_terminal_shows_the_table_and_the_files(pair, capsys):
     for part in (
         "fixed fixed.nii.gz: 20 x 18 x 9 voxels of 3 x 3 x 4 mm",
         "moving moving.nii.gz:",
-        "window intensities of both images cut off below -20 and above 80",
+        "fixed window intensities cut off below -20 and above 80",
+        "moving window intensities cut off below -20 and above 80",
         "no registration",
         "IDIR",
         "folding [%]",
@@ -44,9 +56,9 @@ def test_the_terminal_shows_the_table_and_the_files(pair, capsys):
         "`scanfield warp` moves images and points",
     ):
         assert part in out
-    assert "window" in json.loads((pair / "other" / "run.json").read_text())["facts"]
+    assert "moving window" in json.loads((pair / "other" / "run.json").read_text())["facts"]
     assert read_nifti(pair / "other" / "fixed.nii.gz").values.max() <= 80
-    assert "intensities of both images cut off" in (pair / "other" / "report.html").read_text(encoding="utf-8")
+    assert "intensities cut off below" in (pair / "other" / "report.html").read_text(encoding="utf-8")
 
 
 def test_json_is_one_object(pair, capsys):

@@ -14,13 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scanfield.data.itk import LPS, itk_image, itk_mask, simpleitk
 from scanfield.data.pair import Pair
-from scanfield.data.scan import Scan
-from scanfield.errors import InputError, MissingExtra
+from scanfield.errors import InputError
 from scanfield.fields.bspline import bspline_field, refined
 from scanfield.fields.calculus import hessian
 from scanfield.fields.image import ImageField
@@ -111,15 +110,11 @@ def simpleitk_bspline(pair: Pair, similarity: Similarity, run: Run) -> LatticeDi
         MissingExtra: SimpleITK is not installed.
         InputError: the pair are slices, or an image's axes are not at right angles.
     """
-    try:
-        import SimpleITK as sitk
-    except ImportError:
-        raise MissingExtra("SimpleITK", "test", "the baseline of SimpleITK") from None
+    sitk = simpleitk("the baseline of SimpleITK")
     if pair.dims != 3:
         raise InputError("it is run on volumes only")
     fixed, moving = (sitk.Cast(itk_image(scan), sitk.sitkFloat32) for scan in (pair.fixed, pair.moving))
-    masks = [None if s.mask is None else itk_image(Scan(s.mask.float(), s.grid)) for s in (pair.fixed, pair.moving)]
-    masks = [None if mask is None else sitk.Cast(mask, sitk.sitkUInt8) for mask in masks]
+    masks = [itk_mask(scan) for scan in (pair.fixed, pair.moving)]
     total = sitk.CompositeTransform(3)
     closer = _first_spacing(Domain.of_grid(pair.fixed.grid)) / SPACINGS_MM[0]  # in a small image
     for spacing, shrink, sigma in ITK_LEVELS:
@@ -154,28 +149,8 @@ def simpleitk_bspline(pair: Pair, similarity: Similarity, run: Run) -> LatticeDi
     field = sitk.TransformToDisplacementField(
         total, sitk.sitkVectorFloat64, fixed.GetSize(), fixed.GetOrigin(), fixed.GetSpacing(), fixed.GetDirection()
     )
-    values = sitk.GetArrayFromImage(field).transpose(2, 1, 0, 3) * np.array([-1.0, -1.0, 1.0])
+    values = sitk.GetArrayFromImage(field).transpose(2, 1, 0, 3) * LPS
     return LatticeDisplacement(torch.tensor(values, dtype=torch.float32), pair.fixed.grid).to(run.device)
-
-
-def itk_image(scan: Scan) -> Any:
-    """A volume as a SimpleITK image: the same voxels at the same places (LPS).
-
-    Raises:
-        InputError: the voxel axes are not at right angles.
-    """
-    import SimpleITK as sitk
-
-    grid = scan.grid
-    unit = grid.affine[:3, :3] / np.asarray(grid.spacing_mm)
-    if not np.allclose(unit, grid.directions, atol=1e-4):
-        raise InputError("it takes no images whose axes are not at right angles", where=scan.source)
-    image = sitk.GetImageFromArray(scan.values.float().cpu().numpy().transpose(2, 1, 0))
-    lps = np.array([-1.0, -1.0, 1.0])
-    image.SetOrigin((grid.affine[:3, 3] * lps).tolist())
-    image.SetSpacing(grid.spacing_mm)
-    image.SetDirection((lps[:, None] * grid.directions).ravel().tolist())
-    return image
 
 
 BASELINES: dict[str, Baseline] = {

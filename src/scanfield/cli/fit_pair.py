@@ -10,6 +10,7 @@ from typing import Any
 from scanfield.cli.fit import fit, voxels
 from scanfield.cli.inputs import read_image
 from scanfield.cli.request import PairRequest
+from scanfield.data.itk import without_bias_field
 from scanfield.data.pair import Pair, windowed, with_mask
 from scanfield.data.points import read_point_pairs
 from scanfield.data.scan import Scan
@@ -28,9 +29,10 @@ def fit_pair(
         InputError: an input is wrong; nothing is left of a folder made for it.
     """
     api.check_accepts(request.method, Pair.kind)
+    windows = {"fixed": request.window, "moving": request.moving_window or request.window}
     pair = Pair(
-        _image(request.fixed, request.fixed_mask, request.window, "fixed"),
-        _image(request.moving, request.moving_mask, request.window, "moving"),
+        _image(request.fixed, request.fixed_mask, windows["fixed"], "fixed", request.correct_bias),
+        _image(request.moving, request.moving_mask, windows["moving"], "moving", request.correct_bias),
     )
     landmarks = labels = None
     if request.fixed_points is not None and request.moving_points is not None:
@@ -44,10 +46,12 @@ def fit_pair(
             f"moving    {_described(request.moving, pair.moving)}",
         ]
         facts = {}
-        if request.window is not None:
-            low, high = request.window
-            facts["window"] = f"intensities of both images cut off below {low:g} and above {high:g}"
-            described.append(f"window    {facts['window']}")
+        for which, window in windows.items():
+            if window is not None:
+                facts[f"{which} window"] = f"intensities cut off below {window[0]:g} and above {window[1]:g}"
+            if request.correct_bias in (which, "both"):
+                facts[f"{which} bias field"] = "divided out, found by N4"
+        described += [f"{name:<18}{text}" for name, text in facts.items()]
         return described, lambda: register(
             pair,
             request.method,
@@ -64,11 +68,13 @@ def fit_pair(
     return fit(request, prepare, folder, force=force, resume=resume, quiet=quiet, as_json=as_json)
 
 
-def _image(name: str, mask: str | None, window: list[float] | None, which: str) -> Scan:
+def _image(name: str, mask: str | None, window: list[float] | None, which: str, correct_bias: str) -> Scan:
     image = read_image(name)
-    if window is not None:
-        image = windowed(image, *window)
-    return image if mask is None else with_mask(image, read_image(mask), which)
+    if mask is not None:
+        image = with_mask(image, read_image(mask), which)
+    if correct_bias in (which, "both"):
+        image = without_bias_field(image)
+    return image if window is None else windowed(image, *window)
 
 
 def _described(name: str, scan: Scan) -> str:

@@ -40,6 +40,8 @@ def main(argv: Sequence[str]) -> int:
         moving=moving,
         **more,
         window=args.window,
+        moving_window=args.moving_window,
+        correct_bias=args.correct_bias,
     )
     how = {"force": args.force, "resume": False, "quiet": args.quiet, "as_json": args.json}
     return fit_pair(request, config, Path(args.output), **how)
@@ -77,6 +79,19 @@ def _parser() -> Parser:
         type=_window,
         metavar="LOW,HIGH",
         help="cut intensities of both images off there, as for CT in HU: --window=-1000,500 (default: as they are)",
+    )
+
+    images.add_argument(
+        "--moving-window",
+        type=_window,
+        metavar="LOW,HIGH",
+        help="another window for the moving image (default: that of --window)",
+    )
+    images.add_argument(
+        "--correct-bias",
+        choices=("none", "fixed", "moving", "both"),
+        default="none",
+        help="divide MR images by their smooth bias field, found by N4 within the mask (needs SimpleITK)",
     )
 
     judge = parser.add_argument_group("how it is judged")

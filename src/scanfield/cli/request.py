@@ -58,6 +58,8 @@ class PairRequest(Request):
     fixed_labels: str | None
     moving_labels: str | None
     window: list[float] | None
+    moving_window: list[float] | None = None
+    correct_bias: str = "none"
 
     program = "register"
 

@@ -10,15 +10,15 @@ CT: a chest of 1.8 x 1.8 x 3 mm. The fixed image is the scan seen through a smoo
 independent noise. Landmarks are 300 random points of the body at strong edges.
 
 Published implementation and elastix: measured beforehand on the liver pair, on two cores of a machine of this kind (see
-the notes); where itk-elastix can be imported, elastix is also run here.
+the notes); where itk-elastix and antspyx can be imported, elastix and ANTs are also run here.
 """
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,16 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor, nn
 
-from scanfield.baselines.registration import BASELINES, itk_image
+from scanfield.baselines.registration import BASELINES
 from scanfield.bench.protocol import BenchResult, Check, data_path
+from scanfield.bench.registration_rivals import RIVALS, mapped_by_ants
 from scanfield.bench.timing import medians
 from scanfield.data.nifti import read_nifti
 from scanfield.data.pair import Pair
 from scanfield.data.scan import Scan
-from scanfield.errors import InputError
+from scanfield.errors import InputError, MissingExtra
 from scanfield.fields import calculus
 from scanfield.fields.field import Field
-from scanfield.fields.motion import LatticeDisplacement
 from scanfield.fitting.groups import adam
 from scanfield.kernels.backend import using
 from scanfield.methods.registration import idir
@@ -56,6 +56,7 @@ LANDMARKS, BORDER_MM, NOISE_HU = 300, 20.0, 15.0
 BODY_HU = -400.0
 CROSS = ndimage.generate_binary_structure(2, 1)[..., None]  # within slices
 PROBES = 100_000
+ROUND_TRIP = 2000  # voxel centres that ANTs maps
 POINTS = 10_000  # of the steps that are timed
 
 
@@ -203,17 +204,39 @@ def _register(case: Case, run: Run, result: BenchResult) -> None:
         run.tell({"case": f"{case.name}: {name}"})
         fitted = idir.fit(config, case.pair, _fresh(run))
         add(name, idir.transform(fitted), fitted.logs[0].seconds)
-    rivals: dict[str, Callable[[Pair, Any, Run], nn.Module]] = {b.label: b.register for b in BASELINES.values()}
-    for name, register in (rivals | {"elastix": elastix}).items():
+        if name == "fast":
+            _round_trip(case, idir.transform(fitted), result)
+    rivals: dict[str, Callable[[Pair, Run], nn.Module]] = {
+        b.label: partial(_similar, b.register) for b in BASELINES.values()
+    }
+    for name, register in (rivals | RIVALS).items():
         run.tell({"case": f"{case.name}: {name}"})
         start = time.perf_counter()
         try:
-            phi = register(case.pair, "ncc", _fresh(run))
+            phi = register(case.pair, _fresh(run))
         except InputError as error:
             result.notes.append(f"{name} is missing from the table: {error}.")
             continue
         add(name, phi, time.perf_counter() - start)
     result.checks += _checks(case, rows)
+
+
+def _similar(register: Callable[..., nn.Module], pair: Pair, run: Run) -> nn.Module:
+    return register(pair, "ncc", run)
+
+
+def _round_trip(case: Case, phi: nn.Module, result: BenchResult) -> None:
+    """Whether ANTs maps voxel centres with our file as we do."""
+    voxels = MaskedVoxels(case.pair.fixed.grid, case.pair.fixed.mask)
+    x = voxels.points(ROUND_TRIP, torch.Generator().manual_seed(0), jitter=False)
+    try:
+        theirs = mapped_by_ants(phi, case.pair.fixed.grid, x)
+    except MissingExtra as error:
+        result.notes.append(f"the file was not read by ANTs: {error}.")
+        return
+    with torch.no_grad():
+        worst = float((phi(x).double() - theirs).norm(dim=-1).max())
+    result.checks.append(Check(f"{case.name}: points by ANTs with our file", worst, 0.01, "<=", "mm"))
 
 
 def _scores(case: Case, phi: nn.Module, run: Run) -> dict[str, float]:
@@ -256,7 +279,7 @@ def _checks(case: Case, rows: dict[str, dict[str, Any]]) -> list[Check]:
     else:
         fallen = 100 * (1 - tre[fast] / tre["no registration"])
         checks.append(Check(f"{case.name}: fall of the landmark error", fallen, 70.0, unit="%"))
-    for rival in ("SimpleITK B-spline", "elastix"):
+    for rival in ("SimpleITK B-spline", *RIVALS):
         if rival in tre:
             at_most(f"TRE against {rival}", tre[fast], tre[rival])
     at_most("TRE against the penalty at every point + 5 %", tre[fast], 1.05 * tre[every])
@@ -264,44 +287,6 @@ def _checks(case: Case, rows: dict[str, dict[str, Any]]) -> list[Check]:
     at_most("folding", fold[fast], 0.1, "%")
     checks.append(Check(f"{case.name}: folding without penalty, over that", fold[free] - fold[fast], 0.0, ">=", "%"))
     return checks
-
-
-def elastix(pair: Pair, similarity: str, run: Run) -> LatticeDisplacement:
-    """elastix with its B-spline parameters: 12 mm, 4 levels, NCC and bending energy (weight 1).
-
-    Raises:
-        InputError: itk-elastix is not installed.
-    """
-    try:
-        itk: Any = importlib.import_module("itk")
-        sitk: Any = importlib.import_module("SimpleITK")
-    except ImportError as error:
-        raise InputError(f"it needs itk-elastix and SimpleITK ({error})", fix="pip install itk-elastix") from None
-
-    fixed, moving = (_as_itk(itk, itk_image(scan)) for scan in (pair.fixed, pair.moving))
-    settings = itk.ParameterObject.New()
-    settings.AddParameterMap(settings.GetDefaultParameterMap("bspline", 4, 12.0))
-    settings.SetParameter(0, "Metric", ["AdvancedNormalizedCorrelation", "TransformBendingEnergyPenalty"])
-    settings.SetParameter(0, "Metric0Weight", "1")
-    settings.SetParameter(0, "Metric1Weight", "1")
-    settings.SetParameter(0, "RandomSeed", str(run.seed + 1))
-    options: dict[str, Any] = {"parameter_object": settings, "log_to_console": False}
-    if pair.fixed.mask is not None:
-        mask = replace(pair.fixed, values=pair.fixed.mask.float(), mask=None)
-        options["fixed_mask"] = _as_itk(itk, sitk.Cast(itk_image(mask), sitk.sitkUInt8))
-    _, found = itk.elastix_registration_method(fixed, moving, **options)
-    field = itk.array_from_image(itk.transformix_deformation_field(moving, found))
-    values = field.transpose(2, 1, 0, 3) * np.array([-1.0, -1.0, 1.0])  # LPS
-    return LatticeDisplacement(torch.tensor(values, dtype=torch.float32), pair.fixed.grid)
-
-
-def _as_itk(itk: Any, image: Any) -> Any:
-    """A SimpleITK image in ITK."""
-    out = itk.image_from_array(importlib.import_module("SimpleITK").GetArrayFromImage(image))
-    out.SetOrigin(image.GetOrigin())
-    out.SetSpacing(image.GetSpacing())
-    out.SetDirection(itk.matrix_from_array(np.array(image.GetDirection()).reshape(3, 3)))
-    return out
 
 
 # What a step costs ----------------------------------------------------------------------------------------------------
