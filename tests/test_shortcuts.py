@@ -64,3 +64,25 @@ def test_images_are_refused_by_a_method_for_projections(scan, tmp_path):
 def test_open_result_names_what_is_missing(tmp_path):
     with pytest.raises(scanfield.InputError, match="there is no field file"):
         scanfield.open_result(tmp_path)
+
+
+def test_two_images_in_and_a_map_out(tmp_path):
+    from scanfield.tasks.warp import mapping
+
+    grid = scanfield.Grid.centred((20, 18, 12), 3.0)
+    x = grid.points()
+    fixed, moving = (
+        scanfield.Scan((-(y**2).sum(-1) / 300).exp().reshape(grid.shape), grid)
+        for y in (x + torch.tensor([3.0, 0, 0]), x)
+    )
+    scanfield.write_nifti(tmp_path / "moving.nii.gz", moving.values, grid)
+    settings = {"steps": 40, "start": "identity"}
+    how = {"preset": "tiny", "settings": settings, "device": "cpu", "baselines": "none"}
+    outcome = scanfield.register(fixed, tmp_path / "moving.nii.gz", **how, folder=tmp_path / "run")
+    assert [row.name for row in outcome.table.rows] == ["identity", "idir"]
+    again = mapping(scanfield.open_result(tmp_path / "run"))
+    with torch.no_grad():
+        assert torch.allclose(again(x), mapping(outcome.result)(x), atol=1e-5)
+        assert float((again(x[:1] * 0) - torch.tensor([3.0, 0, 0])).norm()) < 1.5
+    with pytest.raises(scanfield.InputError, match="constant"):
+        scanfield.register(fixed, scanfield.Scan(torch.ones(20, 18, 12), grid), **how)

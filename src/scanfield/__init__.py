@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from scanfield.methods.api import discover
     from scanfield.operators.simulate import CtScanOptions, simulate_ct
     from scanfield.run import Run
-    from scanfield.shortcuts import open_result, reconstruct
+    from scanfield.shortcuts import open_result, reconstruct, register
     from scanfield.space.domain import Domain
     from scanfield.space.grid import Grid
     from scanfield.space.projection import Detector, ProjectionGeometry
@@ -42,7 +42,7 @@ _HOMES = {
     "scanfield.methods.api": ("discover",),
     "scanfield.operators.simulate": ("CtScanOptions", "simulate_ct"),
     "scanfield.run": ("Run",),
-    "scanfield.shortcuts": ("open_result", "reconstruct"),
+    "scanfield.shortcuts": ("open_result", "reconstruct", "register"),
     "scanfield.space.domain": ("Domain",),
     "scanfield.space.grid": ("Grid",),
     "scanfield.space.projection": ("Detector", "ProjectionGeometry"),
@@ -68,6 +68,7 @@ __all__ = [
     "load",
     "open_result",
     "reconstruct",
+    "register",
     "sample",
     "sample_names",
     "simulate_ct",

@@ -9,6 +9,8 @@ from scanfield.data.attenuation import CtUnit, attenuation
 from scanfield.data.files import load
 from scanfield.data.hounsfield import MU_WATER_PER_MM
 from scanfield.data.measurement import Measurement
+from scanfield.data.pair import Pair
+from scanfield.data.points import Points
 from scanfield.data.projections import read_facts
 from scanfield.data.scan import Scan
 from scanfield.errors import InputError
@@ -18,7 +20,7 @@ from scanfield.methods.config import preset as config_preset
 from scanfield.run import Run, choose_device
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
-from scanfield.tasks import reconstruction
+from scanfield.tasks import reconstruction, registration
 from scanfield.tasks.outcome import Outcome
 from scanfield.tasks.result import Reconstruction
 
@@ -79,6 +81,61 @@ def reconstruct(
         grid=grid,
         scan_facts={"mu_water_per_mm": mu_water},
         request={"inputs": [] if isinstance(data, Measurement) else [str(data)]},
+    )
+
+
+def register(
+    fixed: Scan | str | Path,
+    moving: Scan | str | Path,
+    method: str = "idir",
+    *,
+    preset: str = "fast",
+    settings: dict[str, Any] | None = None,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    baselines: reconstruction.Baselines = "all",
+    landmarks: tuple[Points, Points] | None = None,
+    labels: tuple[Scan, Scan] | None = None,
+) -> Outcome:
+    """Finds the map from a fixed to a moving image: `scanfield register` as a function.
+
+    `scanfield.tasks.warp.mapping(outcome.result)` is the map as a module: points (n, 3) of the fixed image in mm to
+    their places in the moving image.
+
+    Args:
+        fixed, moving: images, or the files they are in; a `Scan` may have a mask.
+        method: one of `scanfield list --task registration`.
+        preset: 'tiny' (seconds, no map worth using), 'fast' (minutes on a CPU), 'paper' (as published).
+        settings: configuration keys that differ from the preset.
+        folder: where to write everything; it must not hold a run yet. None keeps all in memory.
+        seed, device: as on the command line.
+        baselines: classical rivals on the same pair: 'none', 'fast' or 'all'.
+        landmarks: the same places of the body in both images (`data.points.read_points`); judge the map only.
+        labels: segmentations of both images, likewise.
+
+    Raises:
+        InputError: the images do not make a pair, or a name, a setting or a file is wrong.
+    """
+    scans = [scan if isinstance(scan, Scan) else load(scan) for scan in (fixed, moving)]
+    for scan in scans:
+        if not isinstance(scan, Scan):
+            raise InputError("registration takes two images; this file holds projections")
+    pair = Pair(*scans)
+    api.check_accepts(method, pair.kind)
+    module = api.load(method)
+    config = from_json(module.Config, settings or {}, base=config_preset(module.Config, preset), where="settings")
+    run = Run(folder=None if folder is None else Path(folder), device=choose_device(device), seed=seed)
+    return registration.register(
+        pair,
+        method,
+        config,
+        run,
+        preset=preset,
+        baselines=baselines,
+        landmarks=landmarks,
+        labels=labels,
+        request={"inputs": [str(name) for name in (fixed, moving) if not isinstance(name, Scan)]},
     )
 
 

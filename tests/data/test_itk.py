@@ -56,5 +56,5 @@ def test_a_smooth_factor_is_divided_out() -> None:
 def test_what_n4_does_not_take() -> None:
     with pytest.raises(InputError, match="needs a volume"):
         without_bias_field(Scan(torch.rand(20, 20, 1), Grid.centred((20, 20, 1), (1.0, 1.0, 1.0))))
-    with pytest.raises(InputError, match="lowest is -4.99"):
+    with pytest.raises(InputError, match="the lowest is"):
         without_bias_field(Scan(torch.rand(20, 20, 20) - 5, Grid.centred((20, 20, 20), (1.0, 1.0, 1.0))))

@@ -19,7 +19,7 @@ A method for registration takes a pair of images, and instead of `render` and `p
 
     transform(result) -> Module              phi: points of the fixed image -> the moving image, (*n, 3) mm
     similarity(config) -> str                optional, 'ncc' (default) or 'mi': what its rivals maximise
-    inverse(result) -> Module                optional: phi's inverse, where the method has its own
+    inverse(result) -> Module | None         optional: phi's inverse, where the result has its own
 """
 
 from __future__ import annotations
