@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "scanfield"
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = (
-    "kernels", "space", "data", "operators", "fields", "losses", "fitting", "tasks", "methods", "baselines", "metrics",
-    "bench", "report", "cli",
+    "kernels", "space", "data", "operators", "fields", "losses", "fitting", "codec", "tasks", "methods", "baselines",
+    "metrics", "bench", "report", "cli",
 )  # fmt: skip
 
 

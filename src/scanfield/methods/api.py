@@ -20,6 +20,18 @@ A method for registration takes a pair of images, and instead of `render` and `p
     transform(result) -> Module              phi: points of the fixed image -> the moving image, (*n, 3) mm
     similarity(config) -> str                optional, 'ncc' (default) or 'mi': what its rivals maximise
     inverse(result) -> Module | None         optional: phi's inverse, where the result has its own
+
+A method for compression takes an image; its image is its field, with weights as they are in the file (rounded to steps
+of `codec.quantise`, within the budget). It also defines
+
+    Config.budget_bytes: int | None          bytes of the whole file; the task sets it
+    shared_parts(config) -> int              weights whose names end in so many equal parts share a step
+
+A method for doses takes a `Dose`; `Config` has `bits_per_voxel` and `steps`. It also defines
+
+    dose(result) -> Module                   the dose at world points, (*n, 1) Gy, differentiable
+    rungs(result) -> dict[str, int]          the steps with which its weights are written (`codec.quantise`)
+    candidates(config) -> list[dict]         settings that compete for the best architecture at a rate
 """
 
 from __future__ import annotations

@@ -79,12 +79,15 @@ def render_field(result: Reconstruction, grid: Grid) -> Tensor:
     return read_out(result.field, grid, domain=result.spec.domain, device=device)
 
 
-class _Bounded(TorchFunctionMode):
-    """Stops a `build` that makes far more numbers than the file holds: an altered header may announce any width."""
+class Bounded(TorchFunctionMode):
+    """Stops a `build` that makes far more numbers than the file holds: an altered header may announce any width.
 
-    def __init__(self, saved: dict[str, Tensor]) -> None:
-        self.numbers = max(64 * sum(t.numel() for t in saved.values()), 2**26)
-        self.calls = 10_000 + 1000 * len(saved)
+    Raises:
+        RuntimeError: inside it, more than `numbers` numbers or `calls` tensors are made.
+    """
+
+    def __init__(self, *, numbers: int, calls: int) -> None:
+        self.numbers, self.calls = numbers, calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -164,7 +167,8 @@ class Reconstruction:
         config = from_json(module.Config, settings, where=f"{path}: config")
         weights = {name.removeprefix("field/"): t for name, t in tensors.items() if name.startswith("field/")}
         try:
-            with _Bounded(weights):
+            numbers = max(64 * sum(t.numel() for t in weights.values()), 2**26)
+            with Bounded(numbers=numbers, calls=10_000 + 1000 * len(weights)):
                 model: nn.Module = module.build(config, spec)
             model.load_state_dict(weights)
         except RuntimeError as error:
