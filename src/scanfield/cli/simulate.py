@@ -1,4 +1,4 @@
-"""`scanfield simulate ct VOLUME -o scan.npz`: a CT image becomes a CT scan, with noise."""
+"""`scanfield simulate KIND VOLUME -o SCAN`: a real image becomes a measurement; here, a CT scan with noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from scanfield.space.grid import Grid
     from scanfield.space.projection import ProjectionGeometry
 
-KINDS = {"ct": "CT projections of a CT image, parallel or fan beam"}
+KINDS = {
+    "ct": "CT projections of a CT image, parallel or fan beam",
+    "stacks": "stacks of thick MR slices of a moving body, with the true poses",
+}
 USAGE = "\n".join(
     [
         "usage: scanfield simulate KIND VOLUME -o SCAN [options]",
@@ -28,7 +31,7 @@ USAGE = "\n".join(
         "Turns a real image into a measurement, with noise, that any method takes.",
         "",
         "kinds:",
-        *(f"  {name:<6}{text}" for name, text in KINDS.items()),
+        *(f"  {name:<8}{text}" for name, text in KINDS.items()),
         "",
         "  scanfield simulate KIND --help   its options",
     ]
@@ -46,6 +49,10 @@ def main(argv: Sequence[str]) -> int:
             f"unknown kind of measurement '{arguments[0]}'{nearest(arguments[0], KINDS)}",
             fix=f"scanfield simulate {'|'.join(KINDS)} VOLUME -o SCAN",
         )
+    if arguments[0] == "stacks":
+        from scanfield.cli import simulate_stacks
+
+        return simulate_stacks.main(argv)
     return _ct(_ct_parser().parse(arguments[1:]), ["scanfield", *argv])
 
 
