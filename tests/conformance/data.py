@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from scanfield.data.dose import Dose
 from scanfield.data.measurement import Measurement, Noise
 from scanfield.data.pair import Pair
 from scanfield.data.phantoms import Ellipsoid, Phantom
 from scanfield.data.samples import sample
 from scanfield.data.scan import Scan
+from scanfield.data.slices import SliceSet, slice_set
+from scanfield.data.stacks import Stack
 from scanfield.fields.image import ImageField
 from scanfield.space.grid import Grid
 from scanfield.space.projection import Detector, ProjectionGeometry
@@ -71,10 +74,18 @@ def centre_of_mass_mm(image: torch.Tensor, grid: Grid) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Case:
-    """Data to fit, and data of the same object that the fit does not see."""
+    """Data to fit, and data of the same object that the fit does not see; the unit of the image, and the grid that the
+    data ask for (None: the method makes one around them)."""
 
     data: Any
     held_out: Any
+    unit: str = "1/mm"
+    grid: Grid | None = GRID
+
+
+def measured(data: Any) -> torch.Tensor:
+    """What a prediction is compared with."""
+    return data.pixels if isinstance(data, SliceSet) else data.values
 
 
 def _projections(beam: str) -> Case:
@@ -96,6 +107,13 @@ def _image() -> Case:
     unseen[::5, ::5] = True
     values = true_values(GRID)
     return Case(Scan(values, GRID, "1/mm", ~unseen), Scan(values, GRID, "1/mm", unseen))
+
+
+def _dose() -> Case:
+    unseen = torch.zeros(GRID.shape, dtype=torch.bool)
+    unseen[::5, ::5] = True
+    values = true_values(GRID)
+    return Case(Dose(values, GRID, ~unseen), Dose(values, GRID, unseen), "Gy")
 
 
 # A pair: a shipped chest slice, and the same slice deformed, on another grid of the same plane.
@@ -130,10 +148,36 @@ def _pair() -> Case:
     return Case(Pair(seen, moving), Pair(hidden, moving))
 
 
+# Stacks of thick slices through the discs, along and across them, mirrored, with the body at rest.
+STACKS = (((-2.0, 2.0, 4.0), (24, 24, 5), (0, 1, 2)), ((2.0, 2.0, 4.0), (10, 24, 12), (2, 1, 0)))
+
+
+def _stack(spacing: tuple[float, ...], shape: tuple[int, ...], axes: tuple[int, ...]) -> Stack:
+    """Slices across the last of the gantry's `axes`; a voxel is the mean over its slice's thickness."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[:, list(axes)] * spacing
+    affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
+    grid = Grid((shape[0], shape[1], shape[2]), frame() @ affine)
+    values = torch.zeros(shape)
+    for part in (-0.375, -0.125, 0.125, 0.375):
+        shifted = grid.affine.copy()
+        shifted[:3, 3] += part * grid.affine[:3, 2]
+        values += true_values(Grid(grid.shape, shifted)) / 4
+    return Stack(Scan(values, grid), abs(spacing[2]))
+
+
+def _stacks() -> Case:
+    slices = slice_set([_stack(*stack) for stack in STACKS])
+    unseen = (slices.number == 2) & (slices.stack_index == 0)
+    return Case(slices.subset(~unseen), slices.subset(unseen), "arbitrary", None)
+
+
 KINDS: dict[str, Callable[[], Case]] = {
     "projections:parallel": lambda: _projections("parallel"),
     "projections:fan": lambda: _projections("fan"),
     "projections:cone": lambda: _projections("cone"),
     "image": _image,
+    "dose": _dose,
     "image-pair": _pair,
+    "stacks": _stacks,
 }

@@ -34,8 +34,11 @@ FILES = {  # what lies in a folder beside the images, by heading
     "maps": ("*displacement*.nii.gz", "determinant.nii.gz"),
     "landmarks": ("landmarks.csv",),
     "labels": ("warped_labels.nii.gz", "dice.csv"),
+    "dose": ("dose.sfz", "dose.dcm", "dvh*.csv", "gamma.nii.gz"),
+    "slices": ("slices.json", "mask.nii.gz", "deviation.nii.gz"),
 }
-USES = {"reconstruct": "`scanfield render` puts it on any grid", "register": "`scanfield warp` moves images and points"}
+RENDERED = "`scanfield render` puts it on any grid"
+USES = {"reconstruct": RENDERED, "register": "`scanfield warp` moves images and points", "dose": RENDERED}
 
 Start = Callable[[], Outcome]
 

@@ -1,14 +1,20 @@
-"""`scanfield reconstruct SCAN --method M -o RUN`, and `--resume RUN` to continue one that was stopped or killed."""
+"""`scanfield reconstruct SCAN.. --method M -o RUN`, and `--resume RUN` to continue one that was stopped or killed."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from scanfield.cli.method_flags import add_baselines, add_how, add_run_options, asked, parse, resumed, resumes
 from scanfield.cli.parser import Parser, count, number, one_of
-from scanfield.cli.request import ScanRequest
+from scanfield.cli.request import ScanRequest, StackRequest, read_run
+from scanfield.cli.stack_inputs import add_stack_options
 from scanfield.errors import InputError
+from scanfield.methods import api
+
+STACKS = "stacks"  # the kind of data
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,6 +25,12 @@ def main(argv: Sequence[str]) -> int:
     args, config = parse(_parser(), arguments)
     if args.like is not None and args.spacing_mm is not None:
         raise InputError("the grid follows from --like or from --spacing-mm, not from both")
+    how = {"force": args.force, "resume": False, "quiet": args.quiet, "as_json": args.json}
+    if STACKS in api.card(args.method).accepts:
+        from scanfield.cli.fit_stacks import fit_stacks
+
+        return fit_stacks(_stack_request(args, argv), config, Path(args.output), **how)
+    _refuse(args, _stack_options(), "stacks of slices", "methods for them are those that `scanfield list` shows")
     from scanfield.cli.fit_scan import fit_scan
     from scanfield.cli.inputs import absolute
 
@@ -31,8 +43,75 @@ def main(argv: Sequence[str]) -> int:
         holdout_views=args.holdout_views,
         holdout_fraction=args.holdout_fraction,
     )
-    how = {"force": args.force, "resume": False, "quiet": args.quiet, "as_json": args.json}
     return fit_scan(request, config, Path(args.output), **how)
+
+
+def _stack_request(args: argparse.Namespace, argv: Sequence[str]) -> StackRequest:
+    """The request for stacks of slices.
+
+    Raises:
+        InputError: an option of other data was given.
+    """
+    from scanfield.cli.inputs import absolute
+
+    others = ("reference", "reference_unit", "holdout_views", "holdout_fraction")
+    fix = "--holdout-slices N or --holdout-stack K judge the result"
+    _refuse(args, {name: _parser().get_default(name) for name in others}, "other data than stacks of slices", fix)
+    options = {name: getattr(args, name) for name in _stack_options() if name not in _STACK_RUN}
+    masks = [absolute(name) for name in options["stack_masks"] or []]
+    options["stack_masks"] = masks or None
+    if options["volume_mask"] is not None:
+        options["volume_mask"] = absolute(options["volume_mask"])
+    stacks = [absolute(name) for name in args.scan]
+    return StackRequest(
+        **asked(args, argv, [*stacks, *masks, *filter(None, [options["volume_mask"]])]),
+        stacks=stacks,
+        options=options,
+        registration=args.registration,
+        holdout_slices=args.holdout_slices,
+        holdout_stack=args.holdout_stack,
+        like=None if args.like is None else absolute(args.like),
+        spacing_mm=args.spacing_mm,
+        full_field_of_view=args.full_field_of_view,
+    )
+
+
+_STACK_RUN = ("registration", "holdout_slices", "holdout_stack", "full_field_of_view")
+
+
+def _stack_options() -> dict[str, Any]:
+    """The options that only stacks of slices have, with their defaults."""
+    parser = Parser("", "", add_help=False)
+    _add_stacks(parser)
+    return vars(parser.parse_args([]))
+
+
+def _refuse(args: argparse.Namespace, options: dict[str, Any], what: str, fix: str) -> None:
+    """Options that belong to the other kind of data are refused, not ignored."""
+    for name, default in options.items():
+        if getattr(args, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} is for {what}; {args.method} takes none", fix=fix)
+
+
+def _add_stacks(parser: argparse._ActionsContainer) -> None:
+    add_stack_options(parser)
+    parser.add_argument(
+        "--registration",
+        type=one_of("none", "stack"),
+        default="stack",
+        metavar="none|stack",
+        help="register the stacks to each other first, or trust their headers (default: stack)",
+    )
+    parser.add_argument(
+        "--full-field-of-view", action="store_true", help="a volume around whole stacks, not only their masks"
+    )
+    parser.add_argument(
+        "--holdout-slices",
+        type=count(least=0),
+        metavar="N",
+        help="slices kept from the fit and from the rivals to judge them (default: 5 %%)",
+    )
+    parser.add_argument("--holdout-stack", type=count(least=0), metavar="K", help="keep stack K (from 0) instead")
 
 
 def _parser() -> Parser:
@@ -44,11 +123,15 @@ def _parser() -> Parser:
             "scanfield reconstruct scan.npz --method scope -o run",
             "scanfield reconstruct scan.npz --method scope -o run --reference truth.nii.gz --spacing-mm 1",
             "scanfield reconstruct scan.npz --method scope --help       the settings of scope, too",
+            "scanfield reconstruct ax.nii.gz cor.nii.gz sag.nii.gz --method nesvor --thickness-mm 4 -o run",
             "scanfield reconstruct --resume run                         continue after a stop or a kill",
         ],
     )
     parser.add_argument(
-        "scan", metavar="SCAN", nargs="+", help="projections (.npz), or an image: NIfTI, DICOM folder, sample:NAME"
+        "scan",
+        metavar="SCAN",
+        nargs="+",
+        help="projections (.npz), or an image: NIfTI, DICOM folder, sample:NAME; or several stacks of slices",
     )
     add_run_options(parser)
 
@@ -82,11 +165,24 @@ def _parser() -> Parser:
         help="of its values",
     )
 
+    _add_stacks(parser.add_argument_group("stacks of slices (nesvor)"))
     add_how(parser)
     return parser
 
 
 def _resume(arguments: Sequence[str]) -> int:
+    early = Parser("scanfield reconstruct", "", add_help=False)
+    early.add_argument("--resume")
+    started = read_run(Path(early.parse_known_args(list(arguments))[0].resume)).get("request")
+    if isinstance(started, dict) and "stacks" in started:
+        with_stacks = resumed(StackRequest, arguments)
+        if with_stacks is None:
+            return 0
+        from scanfield.cli.fit_stacks import fit_stacks
+
+        args, of_stacks, config = with_stacks
+        how = {"force": False, "resume": True, "quiet": args.quiet, "as_json": args.json}
+        return fit_stacks(of_stacks, config, Path(args.resume), **how)
     found = resumed(ScanRequest, arguments)
     if found is None:
         return 0

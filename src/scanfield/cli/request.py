@@ -64,13 +64,48 @@ class PairRequest(Request):
     program = "register"
 
 
+@dataclass(frozen=True, kw_only=True)
+class StackRequest(Request):
+    """Of `scanfield reconstruct` with stacks of slices; `options` are those of `cli.stack_inputs`."""
+
+    stacks: list[str]
+    options: dict[str, Any]
+    registration: Literal["none", "stack"]
+    holdout_slices: int | None
+    holdout_stack: int | None
+    like: str | None
+    spacing_mm: float | None
+    full_field_of_view: bool
+
+    program = "reconstruct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoseRequest(Request):
+    """Of `scanfield dose`."""
+
+    dose: str
+    unit: Literal["Gy", "cGy"]
+    relative_to_gy: float | None
+    add: str | None
+    through: str | None
+    structures: str | None
+    chosen: list[str]
+    prescribed_gy: float | None
+    architecture: str | None
+    like: str | None
+    spacing_mm: float | None
+
+    program = "dose"
+
+
 def read_request(cls: type[R], facts: dict[str, Any], where: str) -> R:
     """The request that a run was started with.
 
     Raises:
         InputError: another command started it, or its record does not say how it was started.
     """
-    started = "register" if facts.get("task") == "registration" else "reconstruct"
+    started = {"registration": "register", "dose": "dose"}.get(str(facts.get("task")), "reconstruct")
     if started != cls.program:
         raise InputError(
             f"this run was started by `scanfield {started}`", where=where, fix=f"scanfield {started} --resume RUN"

@@ -21,6 +21,12 @@ A method for registration takes a pair of images, and instead of `render` and `p
     similarity(config) -> str                optional, 'ncc' (default) or 'mi': what its rivals maximise
     inverse(result) -> Module | None         optional: phi's inverse, where the result has its own
 
+A method for stacks of slices also defines
+
+    slices(result) -> SliceState             poses, scales and weights of the fitted slices
+    mask(result, grid) -> Tensor             where there are slices
+    deviation(result, grid) -> Tensor        the standard deviation of the volume
+
 A method for compression takes an image; its image is its field, with weights as they are in the file (rounded to steps
 of `codec.quantise`, within the budget). It also defines
 

@@ -23,7 +23,9 @@ from scanfield.errors import InputError
 from scanfield.report import curves, numbers, pictures, style
 from scanfield.report.citation import one_line
 from scanfield.report.deformation import deformation_figure
+from scanfield.report.dose import gamma_figure, histogram_figure, read_dose_record
 from scanfield.report.record import Column, Picture, Projections, Record, read_record
+from scanfield.report.stacks import motion_figure, read_slices, slices_figure
 
 PAGE_BYTES = 4_000_000  # of pictures in the page; base64 adds a third
 COARSEST_DPI = 80
@@ -65,6 +67,8 @@ def build_report(run_folder: Path) -> Path:
     sections = {
         "Images": list(_image_plates(record)),
         "Deformation": list(_deformation_plates(record)),
+        "Dose": list(_dose_plates(folder, record)),
+        "Slices": list(_slice_plates(folder)),
         "Measured and predicted": [] if record.projections is None else [_projection_plate(record.projections)],
         "Convergence": _convergence_plates(record),
     }
@@ -221,6 +225,36 @@ def _deformation_plates(record: Record) -> Iterator[Plate]:
         )
         alt = "Checkerboards before and after, determinant map, displacement arrows."
         yield Plate(f"deformation-{view.plane}", figure, alt, caption)
+
+
+def _slice_plates(folder: Path) -> Iterator[Plate]:
+    """Slices before and after, motion and outliers of a reconstruction from stacks."""
+    slices = read_slices(folder)
+    if slices is None:
+        return
+    if slices.shown:
+        caption = "Slices of the least weight, then usual ones (stack:slice, from 0): as measured, and as the volume "
+        caption += "predicts them at their first and at their fitted poses."
+        yield Plate("slices", slices_figure(slices), "Slices as measured and as predicted.", caption)
+    caption = f"How far each of {len(slices.slices)} slices was turned and moved from where it began, by stack; and "
+    caption += "the slices that count least, with their correlation with what the result predicts."
+    yield Plate("motion", motion_figure(slices), "Motion of the slices, and a ranking of outliers.", caption)
+
+
+def _dose_plates(folder: Path, record: Record) -> Iterator[Plate]:
+    """Gamma map and dose-volume histograms of a stored dose."""
+    dose = read_dose_record(folder)
+    if dose is None:
+        return
+    caption = "Gamma of the decoded dose against the planned one (3 %/3 mm, global) through the middle of the volume: "
+    caption += "above 1 a point does not pass; 0 also where it was not judged."
+    yield Plate("gamma", gamma_figure(dose), "Gamma map.", caption)
+    if dose.curves:
+        caption = "Cumulative dose-volume histograms: solid, the planned dose at its voxels; dotted, the decoded dose "
+        caption += "at its voxels; dashed, the continuous dose at points between them."
+        method = record.text("method")
+        figure = histogram_figure(dose, ("plan", method, f"{method}, sub-voxel"))
+        yield Plate("dvh", figure, "Dose-volume histograms of every structure.", caption)
 
 
 def _projection_plate(scan: Projections) -> Plate:

@@ -69,10 +69,13 @@ def begin(run: Run, facts: dict[str, Any]) -> None:
 
 def _clear(folder: Path) -> None:
     """Removes what an earlier run left, and nothing else."""
-    for pattern in ("state/*.safetensors", "figures/*", "*.nii.gz", "surface*.ply", "surface*.surf.gii"):
+    surfaces = ("surface*.ply", "surface*.surf.gii")
+    for pattern in ("state/*.safetensors", "figures/*", "*.nii.gz", "slices/*.nii.gz", *surfaces):
         for old in folder.glob(pattern):
             old.unlink()
-    for name in ("run.json", "report.html", "measurements.npz", "field.safetensors", "landmarks.csv", "dice.csv"):
+    tables = ("landmarks.csv", "dice.csv", "slices.json", "slices.npz", "dvh.csv", "dvh_curves.csv")
+    doses = ("dose.sfz", "dose.dcm")
+    for name in ("run.json", "report.html", "measurements.npz", "field.safetensors", *tables, *doses):
         (folder / name).unlink(missing_ok=True)
 
 
