@@ -38,7 +38,7 @@ check: .venv/.installed-dev
 	$(MKDOCS) build --strict --quiet
 	$(BIN)/python tools/wheel_smoke.py
 
-bench: .venv/.installed
+bench: .venv/.installed-bench
 	$(SCANFIELD) bench run all --append benchmarks/results
 
 docs: .venv/.installed-dev
@@ -72,6 +72,11 @@ clean:
 	@echo 'Installing scanfield and its test tools into .venv (a few minutes, once)'
 	$(INSTALL) -e '.[test]'
 	touch $@ .venv/.installed
+
+.venv/.installed-bench: .venv/.installed
+	@echo 'Installing the rivals of the benchmarks into .venv (once)'
+	$(INSTALL) -e '.[rivals]'
+	touch $@
 
 .venv/.installed-verify: .venv/.installed-test
 	$(INSTALL) -e '.[test,verify]'

@@ -30,7 +30,11 @@ REQUIRED = (
     "jinja2",
 )
 _MODULES = {"scikit-image": "skimage"}
-EXTRAS = {"dicom": ("pydicom", "DICOM series")}
+EXTRAS = {
+    "dicom": ("pydicom", "DICOM series, RTDOSE and RTSTRUCT"),
+    "itk": ("SimpleITK", "bias fields (N4), a rival of registration"),
+    "codec": ("imagecodecs", "standard codecs as rivals of compression"),
+}
 _MATMUL = 1024
 
 
