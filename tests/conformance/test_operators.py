@@ -16,10 +16,16 @@ import torch
 import scanfield.operators
 from scanfield.data.phantoms import Ellipsoid, Phantom
 from scanfield.operators.base import GridOperator, SampledOperator, predict
+from scanfield.operators.coils import analytic_sensitivities
+from scanfield.operators.encoding import KSpaceEncoding
+from scanfield.operators.fourier import MaskedFourier
 from scanfield.operators.rays import LineIntegral
+from scanfield.operators.slices import SliceOperator
+from scanfield.operators.trajectories import golden_angle_radial
 from scanfield.operators.voxel import VoxelProjector
 from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
+from scanfield.space.kspace import KSpaceGeometry
 from scanfield.space.projection import Detector, ProjectionGeometry
 
 
@@ -60,6 +66,32 @@ GRID: dict[type, Callable[[ProjectionGeometry], GridOperator]] = {
 }
 
 
+def spokes() -> KSpaceEncoding:
+    """Two frames of three spokes, three coils, on a grid finer than the scan's."""
+    volume = geometry().volume
+    fine = volume.resampled((0.7, 0.6, 2.0))
+    scan = KSpaceGeometry(golden_angle_radial(volume, 6), 3, volume, frame=np.array([0, 0, 0, 1, 1, 1]))
+    return KSpaceEncoding(scan, fine, analytic_sensitivities(fine, 3))
+
+
+def thick_slices() -> SliceOperator:
+    """Twelve pixels of two oblique slices."""
+    turn = torch.tensor(frame()[:3, :3], dtype=torch.float32)
+    poses = torch.stack([torch.cat([a, torch.tensor([[5.0], [-8.0], [20.0]])], 1) for a in (turn, turn.T)])
+    local = torch.cat([8 * torch.rand(12, 2, generator=torch.Generator().manual_seed(1)) - 4, torch.zeros(12, 1)], 1)
+    sigma = torch.tensor([[0.6, 0.6, 1.7], [0.5, 0.5, 1.5]])
+    return SliceOperator(torch.arange(12) % 2, local, sigma, lambda: poses, 32)
+
+
+# Of slices in place of rays.
+SLICES: dict[type, Callable[[], SampledOperator]] = {SliceOperator: thick_slices}
+# Of complex images: the operator, and the shape it acts on.
+COMPLEX: dict[type, Callable[[], tuple[KSpaceEncoding | MaskedFourier, tuple[int, ...]]]] = {
+    KSpaceEncoding: lambda: (spokes(), spokes().series_shape),
+    MaskedFourier: lambda: (MaskedFourier(torch.arange(105).reshape(7, 5, 3) % 3 > 0), (2, 7, 5, 3)),
+}
+
+
 def operator_classes() -> tuple[set[type], set[type]]:
     """All concrete operator classes in `scanfield.operators`, by what they define."""
     sampled, grid = set(), set()
@@ -76,7 +108,7 @@ def operator_classes() -> tuple[set[type], set[type]]:
 
 
 def test_the_tables_name_every_operator():
-    assert operator_classes() == (set(SAMPLED), set(GRID))
+    assert operator_classes() == (set(SAMPLED) | set(SLICES), set(GRID) | set(COMPLEX))
 
 
 def disc(of: ProjectionGeometry, radius: float = 9.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,6 +136,26 @@ def test_dot_product(cls, system):
     assert tuple(ax.shape) == tuple(operator.shape) and aty.shape == x.shape
     left, right = (ax.double() * y).sum().item(), (x.double() * aty).sum().item()
     assert left == pytest.approx(right, abs=1e-5 * ax.norm().item() * y.norm().item())
+
+
+@pytest.mark.parametrize("cls", COMPLEX)
+def test_complex_dot_product_linearity_and_gradient(cls):
+    """<A x, y> = <x, A^H y>, and the gradient of Re <A x, y> is A^H y."""
+    if cls is KSpaceEncoding:
+        pytest.importorskip("finufft")
+    operator, shape = COMPLEX[cls]()
+    generator = torch.Generator().manual_seed(0)
+    x, other = (torch.randn(shape, generator=generator, dtype=torch.complex64) for _ in range(2))
+    ax = operator.apply(x)
+    y = torch.randn(ax.shape, generator=generator, dtype=torch.complex64)
+    ahy = operator.adjoint(y)
+    left, right = torch.vdot(ax.flatten(), y.flatten()), torch.vdot(x.flatten(), ahy.flatten())
+    assert abs(left - right) < 1e-5 * ax.norm() * y.norm()
+    tolerance = {"atol": 1e-4 * float(ax.abs().max()), "rtol": 0.0}
+    torch.testing.assert_close(operator.apply(2j * x - other), 2j * ax - operator.apply(other), **tolerance)
+    x.requires_grad_()
+    (operator.apply(x) * y.conj()).real.sum().backward()
+    torch.testing.assert_close(x.grad, ahy, atol=1e-4 * float(ahy.abs().max()), rtol=0.0)
 
 
 @pytest.mark.parametrize("cls", GRID)
@@ -182,3 +234,19 @@ def test_sampled_operators_are_stratified_with_a_generator_and_agree_on_average(
 def test_an_empty_index_is_an_empty_prediction(cls):
     operator = SAMPLED[cls](SYSTEMS["parallel"]())
     assert predict(lambda x: x[..., :1], operator, torch.zeros(0, dtype=torch.long)).shape == (0,)
+
+
+@pytest.mark.parametrize("cls", SLICES)
+def test_slice_operators_are_means_with_exact_gradients(cls):
+    """A constant is itself, whatever the point spread; values get exact gradients; nothing asked is nothing told."""
+    operator = SLICES[cls]()
+    index = torch.arange(math.prod(operator.shape))
+    for generator in (None, torch.Generator().manual_seed(0)):
+        told = predict(lambda x: torch.full_like(x[..., :1], 3.0), operator, index, generator)
+        torch.testing.assert_close(told, torch.full((len(index),), 3.0))
+    samples = operator.samples(index[:3])
+    values = torch.randn(*samples.x.shape[:-1], 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values.requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: operator.reduce(v, samples), values)
+    assert torch.autograd.gradgradcheck(lambda v: operator.reduce(v, samples).sin(), values)
+    assert predict(lambda x: x[..., :1], operator, index[:0]).shape == (0,)

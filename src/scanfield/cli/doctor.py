@@ -33,6 +33,7 @@ _MODULES = {"scikit-image": "skimage"}
 EXTRAS = {
     "dicom": ("pydicom", "DICOM series, RTDOSE and RTSTRUCT"),
     "itk": ("SimpleITK", "bias fields (N4), a rival of registration"),
+    "mri": ("finufft", "raw MR data"),
     "codec": ("imagecodecs", "standard codecs as rivals of compression"),
 }
 _MATMUL = 1024

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KINDS = {
     "ct": "CT projections of a CT image, parallel or fan beam",
     "stacks": "stacks of thick MR slices of a moving body, with the true poses",
+    "kspace": "raw MR data of a slice that beats or brightens, with the true series",
 }
 USAGE = "\n".join(
     [
@@ -53,6 +54,10 @@ def main(argv: Sequence[str]) -> int:
         from scanfield.cli import simulate_stacks
 
         return simulate_stacks.main(argv)
+    if arguments[0] == "kspace":
+        from scanfield.cli import simulate_kspace
+
+        return simulate_kspace.main(argv)
     return _ct(_ct_parser().parse(arguments[1:]), ["scanfield", *argv])
 
 

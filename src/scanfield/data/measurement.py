@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Inexact
 from torch import Tensor
 
 from scanfield.errors import InputError
@@ -53,14 +53,14 @@ class Measurement(Generic[G]):
     """Measured values with the acquisition that explains them.
 
     Args:
-        values: shape `acquisition.shape`; for CT, dimensionless line integrals.
+        values: shape `acquisition.shape`; for CT, dimensionless line integrals; complex for raw MR data.
         acquisition: where and how every value was taken.
         noise: known noise model.
         unit: unit of the values ('1' for dimensionless).
         source: name of the file the data came from, for messages and provenance.
     """
 
-    values: Float[Tensor, "views *rest"]
+    values: Inexact[Tensor, "views *rest"]
     acquisition: G
     noise: Noise = Noise()
     unit: str = "1"
