@@ -117,11 +117,7 @@ def register(
     Raises:
         InputError: the images do not make a pair, or a name, a setting or a file is wrong.
     """
-    scans = [scan if isinstance(scan, Scan) else load(scan) for scan in (fixed, moving)]
-    for scan in scans:
-        if not isinstance(scan, Scan):
-            raise InputError("registration takes two images; this file holds projections")
-    pair = Pair(*scans)
+    pair = Pair(_image(fixed), _image(moving))
     api.check_accepts(method, pair.kind)
     module = api.load(method)
     config = from_json(module.Config, settings or {}, base=config_preset(module.Config, preset), where="settings")
@@ -137,6 +133,13 @@ def register(
         labels=labels,
         request={"inputs": [str(name) for name in (fixed, moving) if not isinstance(name, Scan)]},
     )
+
+
+def _image(scan: Scan | str | Path) -> Scan:
+    found = scan if isinstance(scan, Scan) else load(scan)
+    if isinstance(found, Measurement):
+        raise InputError("registration takes two images; this file holds projections", where=str(scan))
+    return found
 
 
 def open_result(path: str | Path, device: str = "cpu") -> Reconstruction:

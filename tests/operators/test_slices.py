@@ -15,6 +15,7 @@ from scanfield.operators.slices import (
     POSE_UNIT_MM,
     SliceOperator,
     SlicePoses,
+    SliceState,
     box_grid,
     coverage,
     coverage_grid,
@@ -161,3 +162,9 @@ def test_boxes_hold_all_points_and_their_margin():
     assert (corners.min(0) <= -3.0 + 1e-9).all() and (corners.max(0) >= np.array([13.3, 7.0, 3.0]) - 1e-5).all()
     large = Grid((400, 300, 200), np.diag([0.5, 0.5, 0.5, 1.0]))
     assert coverage_grid(grid) is grid and coverage_grid(large).size < 1.2e6
+
+
+def test_a_slice_is_unsound_by_its_weight_or_by_its_scale():
+    eye = torch.eye(4).double().repeat(4, 1, 1)
+    state = SliceState(eye, torch.tensor([1.2, 0.36, 1.2, 2.4]), torch.tensor([1.0, 1.0, 0.1, 0.5]))
+    torch.testing.assert_close(state.soundness(), torch.tensor([1.0, 0.3, 0.1, 0.25]))

@@ -17,7 +17,7 @@ def write(folder, change=None, images=None):
     entries = [
         {
             "stack": k % 2, "number": k, "pose": turned.tolist(), "initial_pose": np.eye(4).tolist(),
-            "weight": 1 - 0.1 * k, "scale": 1.0, "ncc": None if k == 3 else 0.9,
+            "weight": 1 - 0.1 * k, "scale": 1.0, "soundness": 1 - 0.1 * k, "ncc": None if k == 3 else 0.9,
         }
         for k in range(8)
     ]  # fmt: skip

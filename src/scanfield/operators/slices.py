@@ -190,6 +190,12 @@ class SliceState:
     scale: Float[Tensor, " n"]
     weight: Float[Tensor, " n"]
 
+    def soundness(self) -> Float[Tensor, " n"]:
+        """From 1 for a usual slice to 0: its weight, times how near its scale is to the usual one. A slice that lost
+        its signal everywhere is explained by a small scale and keeps its weight."""
+        relative = self.scale / self.scale.median()
+        return self.weight * torch.minimum(relative, 1 / relative)
+
 
 def box_grid(x: Float[Tensor, "n 3"], spacing_mm: float, margin_mm: float) -> Grid:
     """The grid of cubic voxels, along the axes of the world, that covers all points and a margin around them."""

@@ -233,7 +233,7 @@ def _slice_plates(folder: Path) -> Iterator[Plate]:
     if slices is None:
         return
     if slices.shown:
-        caption = "Slices of the least weight, then usual ones (stack:slice, from 0): as measured, and as the volume "
+        caption = "The least sound slices, then usual ones (stack:slice, from 0): as measured, and as the volume "
         caption += "predicts them at their first and at their fitted poses."
         yield Plate("slices", slices_figure(slices), "Slices as measured and as predicted.", caption)
     caption = f"How far each of {len(slices.slices)} slices was turned and moved from where it began, by stack; and "

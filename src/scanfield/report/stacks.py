@@ -34,6 +34,7 @@ class SliceRecord:
     rotation_deg: float
     translation_mm: float
     weight: float
+    soundness: float
     ncc: float | None
 
 
@@ -100,7 +101,7 @@ def slices_figure(records: SliceRecords, *, width_mm: float = WIDTH_MM) -> Figur
             axes.set_anchor("N")
             axes.set_axis_off()
             if row == 0:
-                title = f"{record.stack}:{record.number}\nweight {record.weight:.2f}"
+                title = f"{record.stack}:{record.number}\nsoundness {record.soundness:.2f}"
                 axes.set_title(title, fontsize=SMALL, color=INK, pad=2)
             if column == 0:
                 axes.text(
@@ -111,7 +112,7 @@ def slices_figure(records: SliceRecords, *, width_mm: float = WIDTH_MM) -> Figur
 
 
 def motion_figure(records: SliceRecords, *, width_mm: float = WIDTH_MM) -> Figure:
-    """How far every slice was turned and moved, stack by stack, and the slices of the least weight."""
+    """How far every slice was turned and moved, stack by stack, and the least sound slices."""
     height_mm = 62.0
     figure = new_figure(width_mm, height_mm)
     spec = figure.add_gridspec(
@@ -131,17 +132,17 @@ def motion_figure(records: SliceRecords, *, width_mm: float = WIDTH_MM) -> Figur
         if column == 0:
             axes.legend(title="stack", fontsize=SMALL - 0.5, title_fontsize=SMALL - 0.5, frameon=False, ncols=3)
         plain(axes)
-    worst = sorted(records.slices, key=lambda record: record.weight)[:RANKED][::-1]
+    worst = sorted(records.slices, key=lambda record: record.soundness)[:RANKED][::-1]
     axes = figure.add_subplot(spec[0, 3])  # labels of the bars stand in the column before
-    axes.barh(range(len(worst)), [record.weight for record in worst], color=LINES[0], height=0.7)
+    axes.barh(range(len(worst)), [record.soundness for record in worst], color=LINES[0], height=0.7)
     labels = [
         f"{record.stack}:{record.number}" + ("" if record.ncc is None else f"  NCC {record.ncc:.2f}")
         for record in worst
     ]
     axes.set_yticks(range(len(worst)), labels)
     axes.set_xlim(0, 1)
-    axes.set_title("least weight", fontsize=NORMAL, fontweight="bold", color=INK, loc="left", pad=3)
-    axes.set_xlabel("weight (1: usual)", fontsize=SMALL, labelpad=1, color=MUTED)
+    axes.set_title("least sound", fontsize=NORMAL, fontweight="bold", color=INK, loc="left", pad=3)
+    axes.set_xlabel("weight x scale (1: usual)", fontsize=SMALL, labelpad=1, color=MUTED)
     plain(axes)
     return figure
 
@@ -153,8 +154,8 @@ def _record(entry: Any) -> SliceRecord:
     turn = initial[:3, :3].T @ pose[:3, :3]
     angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
     shift = np.linalg.norm(pose[:3, 3] - initial[:3, 3])
-    weight, ncc = float(entry["weight"]), entry.get("ncc")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"a weight lies between 0 and 1, got {weight:g}")
+    weight, soundness, ncc = float(entry["weight"]), float(entry["soundness"]), entry.get("ncc")
+    if not (0 <= weight <= 1 and 0 <= soundness <= 1):
+        raise ValueError(f"weight and soundness lie between 0 and 1, got {weight:g} and {soundness:g}")
     number = None if ncc is None else float(ncc)
-    return SliceRecord(int(entry["stack"]), int(entry["number"]), float(angle), float(shift), weight, number)
+    return SliceRecord(int(entry["stack"]), int(entry["number"]), float(angle), float(shift), weight, soundness, number)

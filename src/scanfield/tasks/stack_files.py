@@ -48,6 +48,7 @@ def write_slices(
     agreement = [slice_agreement(slices.pixels, values, of, slices.count) for values in (before, after)]
     records = []
     (folder / "slices").mkdir(exist_ok=True)
+    soundness = state.soundness()
     for old in (folder / "slices").glob("*.nii.gz"):
         old.unlink()
     for k in range(slices.count):
@@ -64,6 +65,7 @@ def write_slices(
                 "initial_pose": slices.initial[k].tolist(),
                 "weight": float(state.weight[k]),
                 "scale": float(state.scale[k]),
+                "soundness": float(soundness[k]),
                 "ncc_before": _number(agreement[0].ncc[k]),
                 "ncc": _number(agreement[1].ncc[k]),
                 "rmse": _number(agreement[1].rmse[k]),
@@ -90,9 +92,9 @@ def write_slices(
 
 
 def _to_show(state: SliceState, pixels: Tensor) -> list[int]:
-    """Slices of the least weight and of the usual one, among those that show much."""
+    """The least sound slices and usual ones, among those that show much."""
     large = (pixels >= 0.4 * pixels.max()).nonzero()[:, 0]
-    order = large[torch.argsort(state.weight[large], stable=True)].tolist()
+    order = large[torch.argsort(state.soundness()[large], stable=True)].tolist()
     half = min(SHOWN // 2, len(order) // 2)
     middle = len(order) // 2
     return order[:half] + order[middle : middle + SHOWN - half]

@@ -149,7 +149,7 @@ def _moving(case: Case, run: Run, result: BenchResult) -> None:
     check("against the classical rival", own["psnr_db"] - rows["classical"]["psnr_db"], 0.0)
     for key, error in before.items():
         check(f"fall of {key}", 100 * (1 - own[key] / error), 60.0, "%")
-    check("spoilt slices told by their weight (AUC)", own["outlier_auc"], 0.9, "")
+    check("spoilt slices told by weight and scale (AUC)", own["outlier_auc"], 0.9, "")
 
 
 def _still(case: Case, run: Run, result: BenchResult) -> None:
@@ -197,7 +197,7 @@ def _row(
     row: dict[str, Any] = {"case": case.name, "row": name, "psnr_db": round(float(psnr), 2)}
     row |= {key: round(value, 3) for key, value in errors.summary().items()}
     if bool(case.outliers.any()):
-        row["outlier_auc"] = round(detection_auc(1 - state.weight, case.outliers), 3)
+        row["outlier_auc"] = round(detection_auc(1 - state.soundness(), case.outliers), 3)
     row["seconds"] = round(seconds, 1)
     result.table.append(row)
     return row
