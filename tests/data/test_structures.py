@@ -80,7 +80,7 @@ def test_structures_are_chosen_by_name(written):
     found = read_rtstruct(written)
     assert found.chosen([]) is found
     assert [s.name for s in found.chosen(["PTV", "BODY"]).structures] == ["PTV", "BODY"]
-    with pytest.raises(InputError, match="no structure 'PTv' .did you mean 'PTV'"):
+    with pytest.raises(InputError, match=r"no structure 'PTv' \(did you mean 'PTV'"):
         found.chosen(["PTv"])
 
 

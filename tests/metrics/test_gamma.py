@@ -79,17 +79,17 @@ def test_beyond_the_largest_gamma_nothing_is_computed():
 
 
 def test_against_pymedphys():
-    """A structured dose with noise and a shift; both are searches on lattices of a tenth of the distance."""
+    """A structured dose with noise and a shift; both search on lattices, finer ones agree better."""
     import pymedphys
 
     generator = torch.Generator().manual_seed(3)
     x = GRID.points().double().reshape(*GRID.shape, 3)
-    reference = (60 * torch.exp(-(x.norm(dim=-1) / 14) ** 2)).float()
+    reference = (60 * torch.exp(-((x.norm(dim=-1) / 14) ** 2))).float()
     moved = x - torch.tensor([0.8, -0.5, 0.6], dtype=torch.float64)
-    evaluated = (60 * torch.exp(-(moved.norm(dim=-1) / 14) ** 2)).float()
+    evaluated = (60 * torch.exp(-((moved.norm(dim=-1) / 14) ** 2))).float()
     evaluated = evaluated + 0.4 * torch.randn(GRID.shape, generator=generator)
     axes = tuple(np.arange(n) * s for n, s in zip(GRID.shape, SPACING, strict=True))
-    for criterion in (GammaCriterion(2.0, 2.0), GammaCriterion(3.0, 3.0, local=True)):
+    for criterion in (GammaCriterion(2.0, 2.0, finer=20), GammaCriterion(3.0, 3.0, local=True, finer=20)):
         ours = gamma(reference, GRID, evaluated, GRID, criterion)
         theirs = pymedphys.gamma(
             axes,
@@ -106,8 +106,8 @@ def test_against_pymedphys():
         judged = ~np.isnan(theirs)
         assert (judged == ours.judged.numpy()).all()
         difference = ours.values.numpy()[judged] - theirs[judged]
-        assert np.quantile(np.abs(difference), 0.95) < 0.1 and np.abs(difference).mean() < 0.03
-        assert abs(ours.passing_percent - 100 * (theirs[judged] <= 1).mean()) < 1.5
+        assert np.abs(difference).max() < 0.15 and np.abs(difference).mean() < 0.02
+        assert abs(ours.passing_percent - 100 * (theirs[judged] <= 1).mean()) < 0.2
 
 
 @pytest.mark.parametrize(

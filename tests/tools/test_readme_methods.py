@@ -9,10 +9,10 @@ from method_table import own_cards
 
 
 def test_only_the_part_between_the_markers_changes() -> None:
-    text = f"before\n{readme_methods.BEGIN}old\n{readme_methods.END}after\n"
+    text = f"before\n{readme_methods.BEGIN}| an old row |\n{readme_methods.END}after\n"
     new = readme_methods.updated(text)
     assert new.startswith("before\n") and new.endswith("after\n")
-    assert "old" not in new
+    assert "| an old row |" not in new
     for card in own_cards():
         assert f"[`{card.name}`](src/scanfield/methods/{card.task}/{card.name}.md)" in new
     assert readme_methods.updated(new) == new

@@ -239,7 +239,6 @@ def _header(plan: PlanFacts, description: str) -> Any:
     data.FrameIncrementPointer = _FRAME_OFFSETS
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 32, 32, 31, 0
     data.DoseUnits, data.DoseType, data.DoseSummationType = "GY", plan.dose_type, plan.summation
-    data.TissueHeterogeneityCorrection = "IMAGE"
     sequence = []
     for uid in plan.plans or ("",):
         item = Dataset()
@@ -255,9 +254,9 @@ def start_dataset(sop_class: str, modality: str, plan: PlanFacts, description: s
     from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, generate_uid()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(sop_class), generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    data: Any = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     now = datetime.datetime.now()
     data.SpecificCharacterSet = "ISO_IR 192"
     data.InstanceCreationDate, data.InstanceCreationTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
@@ -266,7 +265,7 @@ def start_dataset(sop_class: str, modality: str, plan: PlanFacts, description: s
         setattr(data, name, value)
     for name, value in zip(_STUDY, plan.study, strict=True):
         setattr(data, name, value)
-    data.StudyInstanceUID = generate_uid() if not plan.study[0] else UID(plan.study[0])
+    data.StudyInstanceUID = plan.study[0] or generate_uid()
     data.ReferringPhysicianName = ""
     data.Modality, data.SeriesInstanceUID, data.SeriesNumber = modality, generate_uid(), None
     data.SeriesDescription, data.OperatorsName = description[:64], ""

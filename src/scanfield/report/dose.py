@@ -61,7 +61,7 @@ def read_dose_record(folder: Path) -> DoseRecord | None:
 
 
 def gamma_figure(record: DoseRecord, *, width_mm: float = WIDTH_MM) -> Figure:
-    """The gamma map on a scale from 0 to 1.5, a panel a view; above 1 a point does not pass."""
+    """The gamma map on a scale from 0 to 1.2, a panel a view; above 1 a point does not pass."""
     extents = [
         (cut.shape[1] * view.spacing_mm[1], cut.shape[0] * view.spacing_mm[0])
         for cut, view in zip(record.gamma, record.views, strict=True)
@@ -82,7 +82,7 @@ def gamma_figure(record: DoseRecord, *, width_mm: float = WIDTH_MM) -> Figure:
                 panel[1] / height_mm,
             )
         )
-        drawn = show_image(axes, cut, (width, height), {"cmap": "inferno", "vmin": 0.0, "vmax": 1.5})
+        drawn = show_image(axes, cut, (width, height), {"cmap": "inferno", "vmin": 0.0, "vmax": 1.2})
         edge_letters(axes, view, panel, ("white", "black"))
         if left == EDGE_MM:
             scale_bar(axes, (width, height), panel, ("white", "black"))

@@ -250,6 +250,4 @@ def _warn(run: Run, state: SliceState, slices: SliceSet) -> None:
         run.warn(f"{far} of {slices.count} slices were moved by more than the body's radius: look at the pose plot")
     ignored = int((state.soundness() < 0.2).sum())
     if ignored:
-        run.note(
-            f"{ignored} of {slices.count} slices have a weight or scale far below the usual: they count as outliers (slices.json)."
-        )
+        run.note(f"{ignored} of {slices.count} slices have a soundness below 0.2: they are outliers (slices.json).")
