@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from scanfield.cli.main import main
-from scanfield.methods.api import discover
+from scanfield.methods.api import TASKS, discover
 
 
 def test_list_names_every_method_under_its_task(capsys):
@@ -26,11 +26,11 @@ def test_list_as_json_and_by_task(capsys):
 
 
 def test_a_task_without_methods_says_so(capsys):
-    empty = {"dose"} - {card.task for card in discover().values()}
+    empty = sorted(set(TASKS) - {card.task for card in discover().values()})
     if not empty:
         pytest.skip("every task has a method by now")
-    assert main(["list", "--task", "dose"]) == 0
-    assert "no method for the task 'dose' yet" in capsys.readouterr().out
+    assert main(["list", "--task", empty[0]]) == 0
+    assert f"no method for the task '{empty[0]}' yet" in capsys.readouterr().out
 
 
 def test_show_gives_the_whole_card(capsys):
