@@ -85,3 +85,15 @@ def test_devices(monkeypatch):
         choose_device("tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto").type == choose_device("cuda").type == "cuda"
+
+
+def test_a_run_again_draws_the_same_and_keeps_how_it_computes() -> None:
+    seen: list[object] = []
+    run = Run(seed=3, observers=(seen.append,), backend="reference")
+    first = torch.rand(4, generator=run.generator("a"))
+    again = run.again()
+    assert torch.equal(torch.rand(4, generator=again.generator("a")), first)
+    assert again.folder is None and again.backend == "reference" and again.stop is run.stop
+    again.tell({"x": 1})
+    run.again(quiet=True).tell({"x": 2})
+    assert seen == [{"x": 1}]

@@ -51,6 +51,16 @@ class Run:
     timings: dict[str, float] = field(default_factory=dict)
     _generators: dict[str, torch.Generator] = field(default_factory=dict)
 
+    def again(self, *, quiet: bool = False) -> Run:
+        """A run in memory with the same device, seed, backend and stop, and with generators of its own: what is fitted
+        in it draws the same numbers whatever was fitted before.
+
+        Args:
+            quiet: whether nobody is told about it.
+        """
+        observers = () if quiet else self.observers
+        return Run(device=self.device, seed=self.seed, observers=observers, stop=self.stop, backend=self.backend)
+
     def generator(self, name: str) -> torch.Generator:
         """The CPU generator called `name`, seeded from the run's seed and the name; the same object every time."""
         if name not in self._generators:

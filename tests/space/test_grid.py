@@ -214,3 +214,19 @@ def test_voxels_and_world_positions_are_each_other_s_inverse():
     assert voxels.tolist() == [list(np.unravel_index(int(k), grid.shape)) for k in flat]
     torch.testing.assert_close(grid.to_voxel(grid.to_world(voxels.double())), voxels.double())
     assert torch.equal(grid.to_world(voxels.double()).float(), grid.points()[flat])
+
+
+def test_a_part_lies_where_its_voxels_were():
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]) @ np.diag([-2.0, 3.0, 4.0])
+    affine[:3, 3] = [5, -7, 11]
+    grid = Grid((8, 9, 7), affine)
+    part = grid.part((1, 2.5, 3), (3, 2, 1), (2, 1, 1))
+    assert part.shape == (3, 2, 1)
+    k = torch.tensor([[0.0, 0, 0], [2, 1, 0]], dtype=torch.float64)
+    expected = torch.tensor([[1.0, 2.5, 3], [5, 3.5, 3]], dtype=torch.float64)
+    assert torch.allclose(part.to_world(k), grid.to_world(expected))
+    blocks = grid.coarsened((2, 2, 1))
+    assert blocks.shape == (4, 4, 7)
+    centre = grid.to_world(torch.tensor([[2.5, 4.5, 6.0]], dtype=torch.float64))
+    assert torch.allclose(blocks.to_world(torch.tensor([[1.0, 2, 6]], dtype=torch.float64)), centre)

@@ -88,14 +88,13 @@ def bspline(pair: Pair, similarity: Similarity, run: Run) -> Displacement:
             return {similarity: value, "bending": bending(second)}
 
         group = ParameterGroup("spline", list(field.parameters()), RATE_MM, cosine(0.05))
-        quiet = Run(device=run.device, seed=run.seed, backend=run.backend, stop=run.stop)
         minimise(
             f"level {level}",
             [group],
             loss,
             lambda step: voxels.points(POINTS, draws).to(run.device),
             FitConfig(STEPS),
-            quiet,
+            run.again(quiet=True),
             weights={"bending": BENDING},
         )
     return Displacement(field)

@@ -67,8 +67,7 @@ def register_slices(
         return {"1 - NCC": 1 - likeness, "motion": motion(*poses.correction())}
 
     group = ParameterGroup("poses", list(poses.parameters()), RATE, cosine(0.05))
-    quiet = Run(device=run.device, seed=run.seed, backend=run.backend, stop=run.stop)
-    minimise(name, [group], loss, batches, FitConfig(steps), quiet, weights={"motion": MOTION})
+    minimise(name, [group], loss, batches, FitConfig(steps), run.again(quiet=True), weights={"motion": MOTION})
     return poses
 
 

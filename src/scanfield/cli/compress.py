@@ -25,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
     if not args.output.endswith(".sfz"):
         raise InputError("the name of a compressed file ends in .sfz", where=args.output, fix=f"-o {args.output}.sfz")
 
+    import numpy as np
+
     from scanfield.cli.inputs import input_path, read_image
     from scanfield.cli.interrupt import stop_on_interrupt
     from scanfield.cli.progress import progress
@@ -34,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
     volume = read_image(args.volume)
     kind = stored_type(input_path(args.volume), volume)
-    bits = 8 * _bytes_of(kind)
+    bits = 8 * np.dtype(kind).itemsize
     per_voxel = args.bpp if args.ratio is None else bits / args.ratio
     display = progress(quiet=args.quiet)
     run = Run(device=choose_device(args.device), seed=args.seed, observers=(display,), backend=args.backend)
@@ -76,10 +78,6 @@ def _text(facts: dict[str, Any], table: str) -> str:
     size = f"{facts['bytes']} bytes, {ratio:.4g} : 1, {facts['bits_per_voxel']:.4g} bits a voxel"
     said = [f"note: {note}" for note in facts["notes"]]
     return "\n".join([table, "", *said, facts["file"], f"  {size}"])
-
-
-def _bytes_of(kind: str) -> int:
-    return {"8": 1, "6": 2, "2": 4}[kind[-1]]
 
 
 def _parser() -> Parser:

@@ -16,7 +16,7 @@ import torch
 from scanfield.cli.interrupt import stop_on_interrupt
 from scanfield.cli.progress import progress
 from scanfield.cli.request import Request
-from scanfield.cli.text import hanging
+from scanfield.cli.text import hanging, voxel_text
 from scanfield.errors import InputError
 from scanfield.kernels.backend import backend_for
 from scanfield.methods import api
@@ -84,8 +84,7 @@ def fit(
 
 def voxels(grid: Grid) -> str:
     """'512 x 512 x 1 voxels of 0.88 x 0.88 x 3 mm'."""
-    size = " x ".join(map(str, grid.shape))
-    return f"{size} voxels of " + " x ".join(f"{s:.4g}" for s in grid.spacing_mm) + " mm"
+    return voxel_text(grid.shape, grid.spacing_mm)
 
 
 @contextmanager

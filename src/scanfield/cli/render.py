@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scanfield.cli.parser import Parser, add_device, add_json, add_quiet, number
+from scanfield.cli.text import voxel_text
 from scanfield.errors import InputError
 
 
@@ -58,9 +59,7 @@ def _render(argv: Sequence[str]) -> int:
     if args.json:
         print(json.dumps(facts))
     elif not args.quiet:
-        size = (
-            " x ".join(map(str, grid.shape)) + " voxels of " + " x ".join(f"{s:.4g}" for s in grid.spacing_mm) + " mm"
-        )
+        size = voxel_text(grid.shape, grid.spacing_mm)
         print(f"{args.output}\n  {result.method}, {size}, in {result.spec.unit}")
     return 0
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from scanfield.cli.parser import Parser, add_json, add_quiet, count, number, one_of
-from scanfield.cli.text import hanging
+from scanfield.cli.text import hanging, voxel_text
 from scanfield.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _text(path: str, facts: dict[str, Any]) -> str:
         ("noise", noise),
         ("values", f"line integrals up to {facts['largest_line_integral']:.3g} (dimensionless)"),
         ("attenuation", f"mu = {facts['mu_water_per_mm']:g} (1 + HU / 1000) per mm, at least 0"),
-        ("grid", " x ".join(map(str, n)) + " voxels of " + " x ".join(f"{s:.4g}" for s in spacing) + " mm"),
+        ("grid", voxel_text(n, spacing)),
     ]
     if fan:
         source = (

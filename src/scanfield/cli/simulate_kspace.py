@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from scanfield.cli.parser import Parser, add_json, add_quiet, count, number, one_of
+from scanfield.cli.text import voxel_text
 from scanfield.errors import InputError
 
 if TYPE_CHECKING:
@@ -165,6 +166,6 @@ def _text(path: str, facts: dict[str, Any]) -> str:
         ("motion", facts["motion"]),
         ("noise", noise),
         ("coil maps", "in the file" if facts["sensitivities"] else "left out"),
-        ("grid", " x ".join(map(str, shape)) + " voxels of " + " x ".join(f"{s:.4g}" for s in spacing) + " mm"),
+        ("grid", voxel_text(shape, spacing)),
     ]
     return "\n".join([path, *(f"  {name:<12} {text}" for name, text in rows)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections.abc import Sequence
 
 
 def width(limit: int = 100) -> int:
@@ -22,6 +23,12 @@ def hanging(lead: str, text: str, indent: str | None = None) -> str:
     return textwrap.fill(
         " ".join(text.split()), width(), initial_indent=lead, subsequent_indent=below, break_on_hyphens=False
     )
+
+
+def voxel_text(shape: Sequence[int], spacing_mm: Sequence[float]) -> str:
+    """'512 x 512 x 1 voxels of 0.88 x 0.88 x 3 mm'."""
+    size = " x ".join(map(str, shape))
+    return f"{size} voxels of " + " x ".join(f"{s:.4g}" for s in spacing_mm) + " mm"
 
 
 def duration(seconds: float) -> str:

@@ -128,11 +128,9 @@ def box_of(dose: Dose) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int
 def cropped(dose: Dose) -> Dose:
     """The dose within `box_of`: outside it, it is zero."""
     slices = tuple(slice(low, high) for low, high in box_of(dose))
-    affine = dose.grid.affine.copy()
-    affine[:3, 3] = affine[:3, :3] @ [s.start for s in slices] + affine[:3, 3]
     values = dose.values[slices].contiguous()
-    n0, n1, n2 = values.shape
+    grid = dose.grid.part([s.start for s in slices], values.shape)
     mask = None if dose.mask is None else dose.mask[slices]
     if mask is not None and not bool(torch.any(mask)):
         raise InputError("no voxel of the mask has any dose", where=dose.source)
-    return Dose(values, Grid((n0, n1, n2), affine), mask, dose.plan, dose.source)
+    return Dose(values, grid, mask, dose.plan, dose.source)

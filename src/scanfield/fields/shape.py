@@ -73,12 +73,9 @@ def crop_to_object(
     found = np.argwhere(inside)
     border = np.maximum(2, np.ceil(margin_mm / np.asarray(grid.spacing_mm))).astype(int)
     low, high = found.min(axis=0) - border, found.max(axis=0) + 1 + border
-    affine = grid.affine.copy()
-    affine[:3, 3] += grid.affine[:3, :3] @ low
     part = np.zeros(high - low, dtype=bool)
     part[tuple((found - low).T)] = True
-    n0, n1, n2 = part.shape
-    return torch.from_numpy(part), Grid((n0, n1, n2), affine)
+    return torch.from_numpy(part), grid.part(low, part.shape)
 
 
 def mask_mesh(mask: Bool[Tensor, "n0 n1 n2"], grid: Grid) -> Mesh:

@@ -119,9 +119,7 @@ def _around(mask: Tensor, grid: Grid) -> Grid:
         first, stop = max(int(found[0]) - 2, 0), min(int(found[-1]) + 3, n)
         low.append(first)
         size.append(stop - first)
-    affine = grid.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ low
-    return Grid((size[0], size[1], size[2]), affine)
+    return grid.part(low, size)
 
 
 def isodose_dice(dose: Tensor, reference: Tensor, gy: float) -> float:

@@ -7,6 +7,7 @@ A two-dimensional image is a grid with one voxel along its third axis: world poi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,9 +135,29 @@ class Grid:
         """The one-voxel-thick grid of slice `index` along the third voxel axis."""
         if not 0 <= index < self.shape[2]:
             raise InputError(f"slice {index} does not exist: the volume has slices 0..{self.shape[2] - 1}")
+        return self.part((0, 0, index), (*self.shape[:2], 1))
+
+    def part(
+        self,
+        first: Sequence[float] | np.ndarray,
+        shape: Sequence[int] | np.ndarray,
+        step: float | Sequence[float] | np.ndarray = 1.0,
+    ) -> Grid:
+        """The lattice of voxels first + step k, 0 <= k < shape; it may lie between voxels, and reach beyond them.
+
+        Args:
+            step: voxels from one to the next, one number or one for each axis.
+        """
         affine = self.affine.copy()
-        affine[:3, 3] = self.affine[:3, :3] @ [0, 0, index] + self.affine[:3, 3]
-        return Grid((self.shape[0], self.shape[1], 1), affine)
+        affine[:3, 3] += self.affine[:3, :3] @ np.asarray(first, dtype=np.float64)
+        affine[:3, :3] *= np.asarray(step, dtype=np.float64)
+        n0, n1, n2 = (int(n) for n in shape)
+        return Grid((n0, n1, n2), affine)
+
+    def coarsened(self, factors: Sequence[int]) -> Grid:
+        """The grid of blocks of so many voxels along each axis; voxels that fill no block are left out."""
+        step = np.asarray(factors, dtype=np.float64)
+        return self.part((step - 1) / 2, np.asarray(self.shape) // np.asarray(factors), step)
 
     def moved(self, transform: np.ndarray) -> Grid:
         """The same lattice after a 4x4 world transform."""

@@ -73,7 +73,7 @@ class MaskedVoxels:
         first = np.clip(centre - extent // 2, 0, shape - extent).astype(np.float64)
         if jitter:
             first += self._shift(count, generator).numpy()
-        return [_part(self.grid, start, np.ones(3), extent) for start in first]
+        return [self.grid.part(start, extent) for start in first]
 
     def _voxels(self, size: int, generator: torch.Generator) -> Tensor:
         """(size, 3) random voxel indices."""
@@ -102,7 +102,7 @@ def strided_lattice(grid: Grid, steps: Steps, generator: torch.Generator | None 
         first = (shape - 1) % step // 2
     else:
         first = np.array([int(torch.randint(int(n), (), generator=generator)) for n in step])
-    return _part(grid, first.astype(np.float64), step.astype(np.float64), (shape - 1 - first) // step + 1)
+    return grid.part(first, (shape - 1 - first) // step + 1, step)
 
 
 def lattice_samples(grids: Sequence[Grid], *, device: torch.device | str = "cpu") -> Samples:
@@ -124,11 +124,3 @@ def _per_axis(value: Steps) -> tuple[int, int, int]:
     if min(a, b, c) < 1:
         raise ValueError(f"a positive number of voxels per axis is needed, got {value}")
     return a, b, c
-
-
-def _part(grid: Grid, first: np.ndarray, step: np.ndarray, shape: np.ndarray) -> Grid:
-    """The lattice of voxels first + step * k, k < shape."""
-    affine = grid.affine.copy()
-    affine[:3, 3] += grid.affine[:3, :3] @ first
-    affine[:3, :3] *= step
-    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)

@@ -187,10 +187,7 @@ def part_of(grid: Grid, box: Box) -> Grid:
             raise InputError(
                 f"the box needs 0 <= first < last + 1 <= {n} along {axis}, got {start}:{stop}", where="--box"
             )
-    affine = grid.affine.copy()
-    affine[:3, 3] = grid.affine[:3, :3] @ [start for start, _ in box] + grid.affine[:3, 3]
-    n0, n1, n2 = (stop - start for start, stop in box)
-    return Grid((n0, n1, n2), affine)
+    return grid.part([start for start, _ in box], [stop - start for start, stop in box])
 
 
 # The file -------------------------------------------------------------------------------------------------------------

@@ -108,8 +108,7 @@ def _rows(result: BenchResult, run: Run, patient: int, config: Config, label: st
     """One fit with its rivals; adds their rows to the table."""
     run.tell({"case": f"patient {patient}, {label}"})
     dose, structures = plan(patient)
-    fresh = Run(device=run.device, seed=run.seed, observers=run.observers, stop=run.stop)
-    outcome = store_dose(dose, "dose_inr", config, fresh, structures=structures, baselines=baselines)
+    outcome = store_dose(dose, "dose_inr", config, run.again(), structures=structures, baselines=baselines)
     for row in outcome.table.rows:
         numbers = {name: row.values[key] for key, name in KEYS.items() if key in row.values}
         what = label if row.kind == "method" else row.label

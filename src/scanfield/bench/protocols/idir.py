@@ -130,7 +130,7 @@ def simulated(full: Scan, seed: int) -> Case:
     """A CT and its image under a known map, on voxels of 2 x 2 x 1 of the scan's; the body is the fixed mask."""
     generator = torch.Generator().manual_seed(seed)
     phi = KnownMap(full.grid, generator)
-    grid, values = _halved(full.grid), full.values.double().numpy()
+    grid, values = full.grid.coarsened((2, 2, 1)), full.values.double().numpy()
     moving = values.reshape(grid.shape[0], 2, grid.shape[1], 2, grid.shape[2]).mean(axis=(1, 3))
     coefficients = ndimage.spline_filter(values, order=3, mode="nearest")
     parts = []
@@ -154,13 +154,6 @@ def body_mask(hu: np.ndarray) -> np.ndarray:
     labels, _ = ndimage.label(ndimage.binary_opening(hu > BODY_HU, CROSS))
     body = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     return np.stack([ndimage.binary_fill_holes(body[..., k]) for k in range(hu.shape[2])], axis=-1)
-
-
-def _halved(grid: Grid) -> Grid:
-    """Voxels of 2 x 2 x 1."""
-    affine = grid.affine @ np.diag([2.0, 2.0, 1.0, 1.0])
-    affine[:3, 3] = grid.affine[:3] @ [0.5, 0.5, 0.0, 1.0]
-    return Grid((grid.shape[0] // 2, grid.shape[1] // 2, grid.shape[2]), affine)
 
 
 def _edges(image: np.ndarray, mask: Tensor, grid: Grid, generator: torch.Generator) -> Float[Tensor, "n 3"]:
@@ -202,7 +195,7 @@ def _register(case: Case, run: Run, result: BenchResult) -> None:
     add("no registration", nn.Identity(), 0.0)
     for name, config in methods(case.name).items():
         run.tell({"case": f"{case.name}: {name}"})
-        fitted = idir.fit(config, case.pair, _fresh(run))
+        fitted = idir.fit(config, case.pair, run.again())
         add(name, idir.transform(fitted), fitted.logs[0].seconds)
         if name == "fast":
             _round_trip(case, idir.transform(fitted), result)
@@ -213,7 +206,7 @@ def _register(case: Case, run: Run, result: BenchResult) -> None:
         run.tell({"case": f"{case.name}: {name}"})
         start = time.perf_counter()
         try:
-            phi = register(case.pair, _fresh(run))
+            phi = register(case.pair, run.again())
         except InputError as error:
             result.notes.append(f"{name} is missing from the table: {error}.")
             continue
@@ -250,7 +243,7 @@ def _scores(case: Case, phi: nn.Module, run: Run) -> dict[str, float]:
             scores[f"{group}_tre_snapped_mm"] = round(errors.final_snapped.mean_mm, 3)
             scores[f"{group}_tre_q95_mm"] = round(errors.final.q95_mm, 3)
         voxels = MaskedVoxels(case.pair.fixed.grid, case.pair.fixed.mask)
-        x = voxels.points(PROBES, _fresh(run).generator("probes"), jitter=False)
+        x = voxels.points(PROBES, run.again().generator("probes"), jitter=False)
         matrices = [calculus.jacobian(phi, part.to(run.device))[1].cpu() for part in x.split(2**14)]
     shape = regularity(calculus.determinant(torch.cat(matrices)))
     scores["folding_percent"] = round(shape.folding_percent, 4)
@@ -336,7 +329,7 @@ def _speed(run: Run, result: BenchResult) -> None:
 
 def _step(config: idir.Config, pair: Pair, run: Run, *, plain: bool = False) -> Callable[[], object]:
     """One step of a fit with the settings of `config`; `plain`: reference backend, no jets."""
-    run = _fresh(run)
+    run = run.again()
     field: Field = idir.build(config, idir.spec_of(config, pair, run)).to(run.device)
     if plain:
         field.network = _NoJets(field.network)
@@ -356,8 +349,3 @@ def _step(config: idir.Config, pair: Pair, run: Run, *, plain: bool = False) -> 
         return total
 
     return step
-
-
-def _fresh(run: Run) -> Run:
-    """A run of its own: every fit draws from the same seeds."""
-    return Run(device=run.device, seed=run.seed, observers=run.observers, stop=run.stop, backend=run.backend)

@@ -163,7 +163,7 @@ def _still(case: Case, run: Run, result: BenchResult) -> None:
 def _fit(case: Case, name: str, config: nesvor.Config, run: Run, result: BenchResult) -> dict[str, Any]:
     run.tell({"case": f"{case.name}: {name}"})
     start = time.perf_counter()
-    fitted = nesvor.fit(config, case.slices, _fresh(run))
+    fitted = nesvor.fit(config, case.slices, run.again(quiet=True))
     grid = box_grid(case.slices.world(), case.voxel_mm, 5.0)
     image = nesvor.render(fitted, grid)
     seconds = time.perf_counter() - start
@@ -176,7 +176,7 @@ def _rivals(case: Case, run: Run, result: BenchResult) -> dict[str, dict[str, An
     for baseline in BASELINES.values():
         run.tell({"case": f"{case.name}: {baseline.label}"})
         start = time.perf_counter()
-        volume, state = baseline.reconstruct(case.slices, grid, _fresh(run))
+        volume, state = baseline.reconstruct(case.slices, grid, run.again(quiet=True))
         seconds = time.perf_counter() - start
         rows[baseline.label] = _row(case, baseline.label, ImageField(volume, grid), state, seconds, result)
     return rows
@@ -217,7 +217,7 @@ def _pose_errors(case: Case, poses: Float[Tensor, "n 4 4"]) -> dict[str, float]:
 def _fetus(run: Run, result: BenchResult) -> None:
     """One stack is left out, and predicted."""
     stacks = fetus()
-    slices = register_stacks(stacks, _fresh(run)).applied(slice_set(stacks))
+    slices = register_stacks(stacks, run.again(quiet=True)).applied(slice_set(stacks))
     unseen = slices.stack_index == LEFT_OUT
     fitted, left = slices.subset(~unseen), slices.subset(unseen)
     grid = box_grid(fitted.world(), 1.2, 5.0)
@@ -225,16 +225,16 @@ def _fetus(run: Run, result: BenchResult) -> None:
 
     def add(name: str, volume: Tensor, start: float) -> None:
         seconds = round(time.perf_counter() - start, 1)
-        numbers = {key: round(value, 4) for key, value in judged(volume, grid, left, _fresh(run)).items()}
+        numbers = {key: round(value, 4) for key, value in judged(volume, grid, left, run.again(quiet=True)).items()}
         rows[name] = {"case": "fetus", "row": name, **numbers, "seconds": seconds}
         result.table.append(rows[name])
 
     start = time.perf_counter()
-    own = nesvor.fit(nesvor.Config.fast(), fitted, _fresh(run))
+    own = nesvor.fit(nesvor.Config.fast(), fitted, run.again(quiet=True))
     add("fast", nesvor.render(own, grid) / own.spec.scale, start)
     for baseline in BASELINES.values():
         start = time.perf_counter()
-        add(baseline.label, baseline.reconstruct(fitted, grid, _fresh(run))[0], start)
+        add(baseline.label, baseline.reconstruct(fitted, grid, run.again(quiet=True))[0], start)
     for rival in ("mean of stacks", "classical"):
         gain = rows["fast"]["held_out_ncc"] - rows[rival]["held_out_ncc"]
         result.checks.append(Check(f"fetus: NCC with the stack left out, against {rival}", gain, 0.0))
@@ -244,7 +244,7 @@ def _fetus(run: Run, result: BenchResult) -> None:
 def _speed(case: Case, run: Run, result: BenchResult) -> None:
     """One step of the published model at the pixels and points that the published program was timed with."""
     config = nesvor.Config()
-    fresh, data = _fresh(run), case.slices.to(run.device)
+    fresh, data = run.again(quiet=True), case.slices.to(run.device)
     model = nesvor.build(config, nesvor.spec_of(config, data, fresh)).to(run.device)
     terms = nesvor.fit_terms(config, model, data)
     step, draws = make_step(nesvor.groups(config, model)), fresh.generator("timing")
@@ -258,8 +258,3 @@ def _speed(case: Case, run: Run, result: BenchResult) -> None:
     seconds = medians({"step": once}, run.device)["step"]
     result.table.append({"case": "step", "row": f"{STEP_PIXELS} pixels of {STEP_POINTS} points", "seconds": seconds})
     result.checks.append(Check("a step against a fifth of the published", seconds, PUBLISHED_STEP_S / 5, "<=", "s"))
-
-
-def _fresh(run: Run) -> Run:
-    """A run with the same seed and generators of its own: rows do not depend on their order."""
-    return Run(device=run.device, seed=run.seed, backend=run.backend, stop=run.stop)

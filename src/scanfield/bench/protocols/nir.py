@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +33,6 @@ from scanfield.fitting.align import align, centred_pose
 from scanfield.methods.registration import nir
 from scanfield.metrics.registration import dice, inverse_consistency, regularity, warped_labels
 from scanfield.run import Run
-from scanfield.space.grid import Grid
 from scanfield.space.lattice import MaskedVoxels
 from scanfield.space.pose import Pose
 
@@ -93,11 +91,10 @@ def slabs(fixed: str, moving: str) -> Case:
 
 def halved(scan: Scan) -> Scan:
     """Means over 2 x 2 x 2 voxels; an odd last slice is left out."""
-    a, b, c = (n // 2 for n in scan.grid.shape)
+    grid = scan.grid.coarsened((2, 2, 2))
+    a, b, c = grid.shape
     values = scan.values.float()[: 2 * a, : 2 * b, : 2 * c].reshape(a, 2, b, 2, c, 2).mean(dim=(1, 3, 5))
-    affine = scan.grid.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
-    affine[:3, 3] = scan.grid.affine[:3] @ [0.5, 0.5, 0.5, 1.0]
-    return Scan(values, Grid((a, b, c), affine), scan.unit, source=scan.source)
+    return Scan(values, grid, scan.unit, source=scan.source)
 
 
 def biased(scan: Scan, seed: int) -> Scan:
@@ -148,7 +145,7 @@ def _register(case: Case, run: Run, result: BenchResult, *, whole: bool) -> None
             if suffix and name == "NIR, velocity":
                 continue
             run.tell({"case": f"{case.name}: {name}{suffix}"})
-            fitted = nir.fit(replace(config, pre_alignment="affine" if case.affine else "none"), pair, _fresh(run))
+            fitted = nir.fit(replace(config, pre_alignment="affine" if case.affine else "none"), pair, run.again())
             seconds = sum(log.seconds for log in fitted.logs)
             add(name + suffix, nir.transform(fitted), seconds, nir.inverse(fitted))
     if whole:
@@ -156,7 +153,7 @@ def _register(case: Case, run: Run, result: BenchResult, *, whole: bool) -> None
             run.tell({"case": f"{case.name}: {name}"})
             start = time.perf_counter()
             try:
-                phi = register(_fresh(run))
+                phi = register(run.again())
             except InputError as error:
                 result.notes.append(f"{name} is missing from the table: {error}.")
                 continue
@@ -190,7 +187,7 @@ def _affine(case: Case, run: Run) -> Pose:
     pose = Pose("affine", centre_mm=case.pair.fixed.grid.centre_mm)
     if case.affine:
         centred_pose(pose, case.pair)
-        align(pose, case.pair, _fresh(run))
+        align(pose, case.pair, run.again())
     return pose.requires_grad_(False)
 
 
@@ -207,7 +204,7 @@ def _scores(case: Case, phi: nn.Module, psi: nn.Module | None, run: Run) -> dict
     overlap = dice(fixed.values.long(), warped)
     scores = {"dice": round(sum(overlap.values()) / len(overlap), 4)}
     voxels = MaskedVoxels(case.pair.fixed.grid, case.pair.fixed.mask)
-    x = voxels.points(PROBES, _fresh(run).generator("probes"), jitter=False)
+    x = voxels.points(PROBES, run.again().generator("probes"), jitter=False)
     matrices = [calculus.jacobian(phi, part.to(run.device))[1].detach().cpu() for part in x.split(2**14)]
     shape = regularity(calculus.determinant(torch.cat(matrices)))
     scores["folding_percent"] = round(shape.folding_percent, 4)
@@ -236,8 +233,3 @@ def _checks(case: Case, rows: dict[str, dict[str, Any]]) -> list[Check]:
         Check(f"{case.name}: folding of the flow", float(flow["folding_percent"]), 0.0, "<=", "%"),
         Check(f"{case.name}: inverse consistency of the flow", float(flow["inverse_voxels"]), 0.5, "<=", "voxels"),
     ]
-
-
-def _fresh(run: Run) -> Run:
-    """A run of its own: every fit draws from the same seeds."""
-    return Run(device=run.device, seed=run.seed, observers=run.observers, stop=run.stop, backend=run.backend)

@@ -190,7 +190,7 @@ def _keep(
 
 def _coded(run: Run, path: Path, block: Block, config: sci.Config) -> dict[str, Any]:
     """Bytes, PSNR of the decoded file, and seconds."""
-    own = Run(device=run.device, seed=run.seed, observers=run.observers, stop=run.stop, backend=run.backend)
+    own = run.again()
     found = compress(block.scan, "sci", config, own, path, stored_type=block.kind, baselines=False)
     start = time.perf_counter()
     decoded = decompress(path, device=run.device)
@@ -248,10 +248,8 @@ def nerve_cord() -> Block:
 def _nifti(name: str, file: str, box: tuple[tuple[int, int], ...], most: float = np.inf) -> Block:
     image = read_nifti(data_path(file))
     values = image.values[tuple(slice(a, b) for a, b in box)].clamp(max=most)
-    n0, n1, n2 = values.shape
-    affine = image.grid.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [a for a, _ in box]
-    return Block(name, Scan(values.contiguous(), Grid((n0, n1, n2), affine), image.unit, source=file), "int16")
+    grid = image.grid.part([a for a, _ in box], values.shape)
+    return Block(name, Scan(values.contiguous(), grid, image.unit, source=file), "int16")
 
 
 def _array(name: str, values: np.ndarray, spacing: tuple[float, float, float], kind: StoredType) -> Block:

@@ -80,8 +80,7 @@ def _judge(case: Case, scan: Scan, run: Run, result: BenchResult) -> None:
     run.tell({"case": title})
     data = simulate_ct(scan, options, grid=scan.grid.resampled((spacing, spacing, 3.0)))
     config = replace(Config.fast(), steps=case.steps)
-    own = Run(device=run.device, seed=run.seed)
-    outcome = reconstruct(data, "scope", config, own, baselines="all", reference=scan)
+    outcome = reconstruct(data, "scope", config, run.again(quiet=True), baselines="all", reference=scan)
     dense = {}
     for row in outcome.table.rows:
         values: dict[str, Any] = {

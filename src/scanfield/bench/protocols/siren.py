@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from scanfield.bench.protocol import BenchResult, Check, data_path
@@ -25,7 +24,6 @@ from scanfield.data.samples import sample
 from scanfield.data.scan import Scan
 from scanfield.methods.reconstruction import siren
 from scanfield.run import Run
-from scanfield.space.grid import Grid
 from scanfield.tasks.image_fit import fit_image
 
 STEPS = 500
@@ -54,7 +52,7 @@ def run(run: Run) -> BenchResult:
             )
             first = activation == "sine"
             run.tell({"case": f"{supervision}, {activation}"})
-            outcome = fit_image(image, "siren", config, _fresh(run), baselines="all" if first else "none")
+            outcome = fit_image(image, "siren", config, run.again(), baselines="all" if first else "none")
             for row in outcome.table.rows:
                 label = activation if row.kind == "method" else row.label
                 result.table.append(_image_row(supervision, label, row.values))
@@ -73,7 +71,7 @@ def run(run: Run) -> BenchResult:
     for label, config in (("sine", SURFACE), ("sine, sides known", replace(SURFACE, side_weight=SIDE_WEIGHT))):
         first = config is SURFACE
         run.tell({"case": f"surface, {label}"})
-        outcome = fit_image(organ, "siren", config, _fresh(run), baselines="all" if first else "none")
+        outcome = fit_image(organ, "siren", config, run.again(), baselines="all" if first else "none")
         for row in outcome.table.rows:
             values = {key: row.values[key] for key in keys}
             result.table.append({"fitted": "surface", "row": label if row.kind == "method" else row.label, **values})
@@ -97,20 +95,13 @@ def slice_128() -> Scan:
     full = sample("ct_chest_slice")
     n0, n1, _ = full.grid.shape
     values = full.values.reshape(n0 // 4, 4, n1 // 4, 4, 1).mean(dim=(1, 3))
-    affine = full.grid.affine @ np.diag([4.0, 4.0, 1.0, 1.0])
-    affine[:3, 3] = full.grid.affine[:3] @ [1.5, 1.5, 0.0, 1.0]
-    return Scan(values, Grid((n0 // 4, n1 // 4, 1), affine), full.unit, source="ct_chest_slice, mean of 4 x 4 pixels")
+    return Scan(values, full.grid.coarsened((4, 4, 1)), full.unit, source="ct_chest_slice, mean of 4 x 4 pixels")
 
 
 def organ_mask(label: int) -> Scan:
     """One organ of the label map, as a mask."""
     labels = read_nifti(data_path("ct/totalseg_example_ct_sm_seg.nii.gz"))
     return replace(labels, values=(labels.values == label).to(torch.uint8), unit="1")
-
-
-def _fresh(run: Run) -> Run:
-    """A run of its own: every fit draws from the same seeds."""
-    return Run(device=run.device, seed=run.seed, observers=run.observers, stop=run.stop)
 
 
 def _image_row(supervision: str, label: str, values: dict[str, float]) -> dict[str, Any]:

@@ -339,10 +339,7 @@ def dose(result: Reconstruction) -> ContinuousDose:
     """The fitted dose as a function of world position."""
     mask, box = result.tensors.get("support"), None
     if mask is not None:
-        n0, n1, n2 = mask.shape
-        affine = result.spec.grid.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ np.asarray(result.spec.facts["box"], dtype=np.float64)
-        box = Grid((n0, n1, n2), affine)
+        box = result.spec.grid.part(result.spec.facts["box"], mask.shape)
     return ContinuousDose(result.field, result.spec.domain, mask, box)
 
 
