@@ -34,6 +34,8 @@ EXTRAS = {
     "dicom": ("pydicom", "DICOM series, RTDOSE and RTSTRUCT"),
     "itk": ("SimpleITK", "bias fields (N4), a rival of registration"),
     "mri": ("finufft", "raw MR data"),
+    "spectra": ("xraydb", "X-ray spectra and metal"),
+    "zarr": ("zarr", "volumes larger than memory"),
     "codec": ("imagecodecs", "standard codecs as rivals of compression"),
 }
 _MATMUL = 1024
