@@ -140,6 +140,24 @@ def test_the_published_weights() -> None:
         assert idir.weights(idir.Config(regulariser=name)) == {name: weight}  # type: ignore[arg-type]
     assert idir.weights(idir.Config(regulariser="bending", regulariser_strength=2.0)) == {"bending": 2e-3}
     assert idir.weights(idir.Config(regulariser="none")) == {}
+    assert idir.weights(idir.Config(regulariser="none", fold_strength=2.0)) == {"folding": 2.0}
+
+
+@pytest.mark.parametrize("regulariser", ["jacobian", "hyperelastic", "bending", "none"])
+def test_folds_cost_extra_beside_any_regulariser(regulariser: str) -> None:
+    data = pair(VOLUME)
+    config = replace(QUICK, regulariser=regulariser, fold_strength=1.0)  # type: ignore[arg-type]
+    field, _ = untrained(config, data)
+    images = idir.Images(config, data, 0.0)
+    for parameter in list(field.network.parameters())[-2:]:  # a field that turns much of the image inside out
+        parameter.data.mul_(3e4)
+    x = inner(VOLUME)
+    share = x[: round(len(x) * config.regulariser_share)]
+    _, matrix = jacobian(idir.Displacement(field), share)
+    expected = (0.2 - determinant(matrix)).clamp_min(0).mean()
+    found = idir.terms(config, field, images, x)
+    assert expected > 0.01 and float(found["folding"]) == pytest.approx(float(expected), rel=1e-3)
+    assert set(found) == {"ncc", "folding", *({regulariser} - {"none"})}
 
 
 @pytest.mark.parametrize("grid", [VOLUME, SLICE], ids=["volume", "slice"])

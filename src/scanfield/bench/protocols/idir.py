@@ -179,7 +179,8 @@ def methods(case: str) -> dict[str, idir.Config]:
         rows["fast, images not smoothed"] = replace(fast, smoothing_mm=(0.0,))
         rows["fast, each axis to [-1, 1]"] = replace(fast, scaling="per-axis")
         rows["fast, published omega"] = replace(fast, omega=idir.Config().omega)
-    rows["fast, no penalty"] = replace(fast, regulariser="none")
+    rows["fast, no penalty"] = replace(fast, regulariser="none", fold_strength=0.0)
+    rows["fast, folds cost nothing extra"] = replace(fast, fold_strength=0.0)
     rows["fast, ReLU"] = replace(fast, activation="relu", learning_rate=RELU_RATE)
     return rows
 

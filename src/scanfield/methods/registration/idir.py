@@ -15,6 +15,8 @@ weights of the interpolation. R is one of (J = d phi / d x and second derivative
     jacobian       |det J - 1|
     hyperelastic   |grad u|^2 / 2 + phi_c(cof J) + phi_v(det J)                 (Burger, Modersitzki & Ruthotto 2013)
     bending        sum of squared second derivatives                                         (Rueckert et al. 1999)
+
+Ours: beside R, max(0, 0.2 - det J), which costs nothing until a place is nearly folded (`fold_strength`).
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from scanfield.fields.networks.siren import Siren
 from scanfield.fitting.groups import ParameterGroup
 from scanfield.fitting.minimise import FitConfig, minimise
 from scanfield.fitting.schedules import cosine
-from scanfield.losses.deformation import bending, hyperelastic, volume_change
+from scanfield.losses.deformation import bending, folding, hyperelastic, volume_change
 from scanfield.losses.image import edge_parameter, mutual_information, ncc, ngf_distance
 from scanfield.operators.differences import sobel_gradient
 from scanfield.operators.smooth import smoothed
@@ -53,6 +55,7 @@ from scanfield.tasks.result import Reconstruction, Spec
 
 WEIGHTS = {"jacobian": 0.05, "hyperelastic": 0.25, "bending": 1e-3}  # published, per mean over points
 NEAR_IDENTITY = 1e-4  # bound of the output weights: the first displacements are some hundredths of a millimetre
+LEAST_VOLUME = 0.2  # what is squeezed further counts as nearly folded
 CHECK_POINTS = 20_000  # held-out voxels that judge a fit, at most
 
 
@@ -71,6 +74,9 @@ class Config:
     """weight of that, in published weights: 0.05 for jacobian, 0.25 for hyperelastic, 0.001 for bending"""
     regulariser_share: float = 1.0
     """part of a step's points at which it is evaluated (ours; published: 1)"""
+    fold_strength: float = 0.0
+    """weight of the mean of max(0, 0.2 - det J) at the regulariser's points: of what is nearly folded, or is (ours;
+    published: 0)"""
     activation: Literal["sine", "relu"] = "sine"
     """sine, or the rectifier network it is compared with"""
     width: int = 256
@@ -104,6 +110,8 @@ class Config:
             raise InputError(
                 f"the regulariser's share of the points lies above 0 and up to 1, got {self.regulariser_share}"
             )
+        if not 0 <= self.fold_strength < math.inf:
+            raise InputError(f"the weight of folds is a number from 0, got {self.fold_strength}")
         if not 0 < self.edge_noise < math.inf:
             raise InputError(f"the edges' noise is a positive number of mean gradients, got {self.edge_noise}")
         if not self.smoothing_mm or not all(0 <= s < math.inf for s in self.smoothing_mm):
@@ -115,8 +123,9 @@ class Config:
     def fast() -> Config:
         """Minutes on two CPU cores (ours)."""
         return Config(
-            regulariser_strength=2.0,
+            regulariser_strength=0.5,
             regulariser_share=0.25,
+            fold_strength=2.0,
             omega=16.0,
             start="identity",
             scaling="isotropic",
@@ -205,9 +214,10 @@ def terms(config: Config, field: Field, images: Images, x: Float[Tensor, "n 3"])
 
 def weights(config: Config) -> dict[str, float]:
     """The factors of the terms."""
-    if config.regulariser == "none":
-        return {}
-    return {config.regulariser: config.regulariser_strength * WEIGHTS[config.regulariser]}
+    factors = {"folding": config.fold_strength} if config.fold_strength else {}
+    if config.regulariser != "none":
+        factors[config.regulariser] = config.regulariser_strength * WEIGHTS[config.regulariser]
+    return factors
 
 
 def _mapped(config: Config, field: Field, x: Float[Tensor, "n 3"]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -218,16 +228,22 @@ def _mapped(config: Config, field: Field, x: Float[Tensor, "n 3"]) -> tuple[Tens
     """
     c, network = field.features(x), field.network
     axes = range(c.shape[-1])
-    first = 0 if config.regulariser == "none" else math.ceil(config.regulariser_share * len(x))
-    parts, cost = [], {}
+    first = math.ceil(config.regulariser_share * len(x)) if weights(config) else 0
+    parts: list[Tensor] = []
+    cost: dict[str, Tensor] = {}
     if config.regulariser == "bending":
-        value, _, second = hessian(network, c[:first], axes=axes)
+        value, slope, second = hessian(network, c[:first], axes=axes)
         parts, cost = [value], {"bending": bending(second)}
     elif first:
         value, slope = jacobian(network, c[:first], axes=axes)
+        parts = [value]
+    if first:
         matrix = slope + torch.eye(len(axes), device=c.device)
-        measure = volume_change if config.regulariser == "jacobian" else hyperelastic
-        parts, cost = [value], {config.regulariser: measure(matrix)}
+        if config.regulariser in ("jacobian", "hyperelastic"):
+            measure = volume_change if config.regulariser == "jacobian" else hyperelastic
+            cost[config.regulariser] = measure(matrix)
+        if config.fold_strength:
+            cost["folding"] = folding(matrix, LEAST_VOLUME)
     if first < len(x):
         parts.append(network(c[first:]))
     return x + field.head(torch.cat(parts)), cost
