@@ -4,6 +4,7 @@
 #   make verify     the operators against an independent library (adds about 400 MB to .venv)
 #   make check      lint, format, types, import time, README table, documentation, wheel
 #   make bench      every benchmark protocol; appends to benchmarks/results/
+#   make viewer     the page of `scanfield view`, into the package (needs Node 20 or newer)
 #   make docs       the documentation site, in site/
 #   make gpu-check  tests and benchmarks on a CUDA device
 #   make clean      everything made from here, the environment too
@@ -18,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SCANFIELD := $(BIN)/scanfield
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
-.PHONY: demo test verify check bench docs gpu-check clean
+.PHONY: demo test verify check bench viewer docs gpu-check clean
 
 demo: .venv/.installed
 	$(SCANFIELD) demo -o demo
@@ -41,6 +42,11 @@ check: .venv/.installed-dev
 bench: .venv/.installed-bench
 	$(SCANFIELD) bench run all --append benchmarks/results
 
+viewer: src/scanfield/view/static/index.html
+
+src/scanfield/view/static/index.html: $(wildcard viewer/*.* viewer/src/*)
+	cd viewer && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build
+
 docs: .venv/.installed-dev
 	$(MKDOCS) build --strict
 
@@ -53,7 +59,7 @@ gpu-check: .venv/.installed-test
 	fi
 
 clean:
-	rm -rf .venv build dist demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist demo site viewer/node_modules src/scanfield/view/static .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests tools docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python:

@@ -1,0 +1,188 @@
+"""The local server's addresses: the page, what there is to see as JSON, its files, details of fields, news of a fit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from scanfield.errors import InputError
+from scanfield.view.detail import Fields
+from scanfield.view.guard import Guard
+from scanfield.view.items import Item, description, events, find, summary
+from scanfield.view.thumbnail import thumbnail
+
+POLL_S = 0.5
+PAGE = "static"
+UNBUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>scanfield</title>
+<body style="font:16px system-ui;max-width:40rem;margin:4rem auto"><h1>The page is not built</h1>
+<p>This is a source checkout, and the viewer's page is made with Node: run <code>make viewer</code> in it (Node 20 or
+newer). Installed packages contain the page. Everything else of scanfield works without it; each run's
+<code>report.html</code> opens in any browser.</p></body></html>"""
+
+
+class View:
+    """The server's side of the page.
+
+    Args:
+        paths: runs, folders of runs and files to show; nothing outside them is ever read.
+        stop: ends the fit that writes the shown run, or None if it is not ours to end.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, stop: Callable[[], None] | None = None) -> None:
+        self.paths, self.stop = tuple(paths), stop
+        self.fields = Fields()
+        self.one_at_a_time = anyio.CapacityLimiter(1)
+
+    def app(self, token: str, port: int) -> Starlette:
+        """The ASGI application for one address."""
+        routes = [
+            Route("/", self.page),
+            Route("/assets/{name}", self.asset),
+            Route("/api/items", self.list),
+            Route("/api/items/{key}", self.item),
+            Route("/api/items/{key}/thumbnail.png", self.thumbnail),
+            Route("/api/items/{key}/layers/{name}", self.layer),
+            Route("/api/items/{key}/figures/{name}", self.figure),
+            Route("/api/items/{key}/report.html", self.report),
+            Route("/api/items/{key}/detail.nii.gz", self.detail),
+            Route("/api/items/{key}/events", self.events),
+            Route("/api/items/{key}/stop", self.end, methods=["POST"]),
+        ]
+        guard = Middleware(Guard, token=token, port=port, writable=("/stop",))
+        return Starlette(routes=routes, middleware=[guard], exception_handlers={InputError: _said, _Missing: _missing})
+
+    async def page(self, request: Request) -> Response:
+        """The page itself, or how to build it."""
+        page = files(__package__) / PAGE / "index.html"
+        return HTMLResponse(page.read_text(encoding="utf-8") if page.is_file() else UNBUILT)
+
+    async def asset(self, request: Request) -> Response:
+        """The page's scripts and styles."""
+        folder = Path(str(files(__package__) / PAGE / "assets"))
+        known = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
+        return FileResponse(_among(known, request.path_params["name"]))
+
+    async def list(self, request: Request) -> Response:
+        """What there is to see."""
+        items = await anyio.to_thread.run_sync(find, self.paths)
+        return JSONResponse({"items": [summary(item) for item in items], "live": self.stop is not None})
+
+    async def item(self, request: Request) -> Response:
+        """All facts of one item."""
+        item = await self._item(request)
+        return JSONResponse(description(item) | {"stoppable": self._stoppable(item)})
+
+    async def thumbnail(self, request: Request) -> Response:
+        """A small picture of an item."""
+        png = await anyio.to_thread.run_sync(thumbnail, await self._item(request))
+        if png is None:
+            raise _Missing
+        return Response(png, media_type="image/png")
+
+    async def layer(self, request: Request) -> Response:
+        """One of its volumes or surfaces, as the file is."""
+        item = await self._item(request)
+        known = {layer.name: layer.path for layer in item.layers}
+        return FileResponse(_among(known, request.path_params["name"]), media_type="application/octet-stream")
+
+    async def figure(self, request: Request) -> Response:
+        """One of its report's figures."""
+        item = await self._item(request)
+        return FileResponse(_among({path.name: path for path in item.figures}, request.path_params["name"]))
+
+    async def report(self, request: Request) -> Response:
+        """A run's report."""
+        path = (await self._item(request)).path / "report.html"
+        if not path.is_file():
+            raise _Missing
+        return FileResponse(path)
+
+    async def detail(self, request: Request) -> Response:
+        """A box of the field, rendered now: `centre=x,y,z&size=mm[&voxels=n]`."""
+        item = await self._item(request)
+        if item.result is None:
+            raise InputError("this run has no field that can be rendered in a box", where=item.title)
+        query = request.query_params
+        try:
+            centre = np.array([float(v) for v in query["centre"].split(",")])
+            size, per_axis = float(query["size"]), int(query.get("voxels", "128"))
+        except (KeyError, ValueError):
+            raise InputError("a detail is asked for as centre=x,y,z&size=mm[&voxels=n]") from None
+        if centre.shape != (3,):
+            raise InputError("a detail's centre has three coordinates")
+        async with self.one_at_a_time:
+            if await request.is_disconnected():  # the view has moved on while this waited
+                return Response(status_code=499)
+            work = partial(self.fields.render, item.result, centre, size, per_axis)
+            data = await anyio.to_thread.run_sync(work)
+        return Response(data, media_type="application/octet-stream")
+
+    async def events(self, request: Request) -> Response:
+        """Steps and status of a run, as server-sent events."""
+        item = await self._item(request)
+        return StreamingResponse(self._news(request, item), media_type="text/event-stream")
+
+    async def end(self, request: Request) -> Response:
+        """Ends the fit."""
+        item = await self._item(request)
+        if not self._stoppable(item) or self.stop is None:
+            raise InputError("this run is not being fitted by the program that shows it", where=item.title)
+        self.stop()
+        return JSONResponse({"stopping": True})
+
+    def _stoppable(self, item: Item) -> bool:
+        return self.stop is not None and item.status == "running"
+
+    async def _item(self, request: Request) -> Item:
+        items = await anyio.to_thread.run_sync(find, self.paths)
+        return _among({item.key: item for item in items}, request.path_params["key"])
+
+    async def _news(self, request: Request, item: Item) -> AsyncIterator[str]:
+        """Steps in bunches as they are logged, and the status whenever it changes; ends with the fit."""
+        offset, status = 0, ""
+        while not await request.is_disconnected():
+            steps, offset = await anyio.to_thread.run_sync(events, item.path, offset)
+            if steps:
+                yield _event("steps", steps)
+            now = next((i for i in await anyio.to_thread.run_sync(find, [item.path])), item).status
+            if now != status:
+                status = now
+                yield _event("status", status)
+            if status != "running" and not (status == "problem" and self.stop is not None):
+                return
+            await asyncio.sleep(POLL_S)
+
+
+class _Missing(Exception):
+    """There is nothing at this address."""
+
+
+def _among(known: dict[str, Any], name: str) -> Any:
+    if name not in known:
+        raise _Missing
+    return known[name]
+
+
+def _event(name: str, data: Any) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+async def _said(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": " ".join(str(error).split())}, 422)
+
+
+async def _missing(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "there is nothing at this address"}, 404)

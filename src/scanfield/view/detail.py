@@ -1,0 +1,83 @@
+"""A piece of a fitted field on a finer grid: what a field can show and an array of voxels cannot."""
+
+from __future__ import annotations
+
+import gzip
+from collections import OrderedDict
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from scanfield.errors import InputError
+from scanfield.shortcuts import open_result
+from scanfield.space.grid import Grid
+from scanfield.tasks.result import Reconstruction
+
+MOST_PER_AXIS = 512  # of a slice
+MOST_VOXELS = 128**3  # rendering takes seconds, not minutes, and a few tens of megabytes
+KEPT = 2  # fields in memory
+
+
+def box_grid(grid: Grid, centre_mm: np.ndarray, size_mm: float, per_axis: int) -> Grid:
+    """The part of a grid's box within a cube around a point, on a grid of its own along the same axes.
+
+    Args:
+        centre_mm: (3,), world.
+        size_mm: edge of the cube; what of it leaves the grid's box is cut off.
+        per_axis: voxels along the longest edge; fewer where `MOST_VOXELS` would be exceeded. Axes of one voxel keep it.
+
+    Raises:
+        InputError: the cube is outside, or no positive finite size.
+    """
+    shape, spacing = np.asarray(grid.shape), np.asarray(grid.spacing_mm)
+    if not (np.isfinite(centre_mm).all() and np.isfinite(size_mm) and size_mm > 0 and 1 <= per_axis <= MOST_PER_AXIS):
+        raise InputError(
+            "a detail needs a finite centre, a positive size in mm and at most "
+            f"{MOST_PER_AXIS} voxels per axis; got {centre_mm.tolist()}, {size_mm} and {per_axis}"
+        )
+    index = np.linalg.inv(grid.affine) @ [*centre_mm, 1.0]
+    half = size_mm / 2 / spacing
+    flat = shape == 1
+    low = np.where(flat, -0.5, np.clip(index[:3] - half, -0.5, shape - 0.5))
+    high = np.where(flat, 0.5, np.clip(index[:3] + half, -0.5, shape - 0.5))
+    extent = (high - low) * spacing
+    if (extent <= 0).any():
+        raise InputError("this box lies outside the image", where=f"centre {np.round(centre_mm, 1).tolist()} mm")
+    counted = extent[~flat]
+    room = (MOST_VOXELS / counted.prod()) ** (1 / len(counted)) if len(counted) else 1.0
+    fineness = min(per_axis / counted.max(), room) if len(counted) else 1.0  # voxels per mm
+    count = np.where(flat, 1, np.maximum(1, np.floor(extent * fineness + 1e-9))).astype(int)
+    step = (high - low) / count
+    affine = grid.affine @ np.block([[np.diag(step), (low + step / 2)[:, None]], [np.zeros((1, 3)), np.ones((1, 1))]])
+    return Grid((int(count[0]), int(count[1]), int(count[2])), affine)
+
+
+class Fields:
+    """The last few fitted fields that were asked for, read once; a file that was written again is read again."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Path, int], Reconstruction] = OrderedDict()
+
+    def render(self, path: Path, centre_mm: np.ndarray, size_mm: float, per_axis: int) -> bytes:
+        """A detail as a gzipped NIfTI file.
+
+        Args:
+            path: of the field; the rest as for `box_grid`.
+        """
+        result = self._open(path)
+        grid = box_grid(result.spec.grid, centre_mm, size_mm, per_axis)
+        values = result.render(grid).numpy()
+        values = np.abs(values) if np.iscomplexobj(values) else values
+        image = nibabel.Nifti1Image(values.astype(np.float32), grid.affine)
+        image.header.set_xyzt_units("mm")
+        return gzip.compress(image.to_bytes(), compresslevel=1)
+
+    def _open(self, path: Path) -> Reconstruction:
+        key = (path, path.stat().st_mtime_ns)
+        if key not in self._kept:
+            self._kept[key] = open_result(path)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
