@@ -8,10 +8,13 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from scanfield.errors import InputError
+from scanfield.kernels import library
+from scanfield.kernels.backend import using
 from scanfield.operators.siddon import project_voxels
 from scanfield.space.grid import Grid
 from scanfield.space.projection import Detector, ProjectionGeometry
 
+KERNEL = pytest.param("cpu", marks=pytest.mark.skipif(library.missing() is not None, reason="kernels not built"))
 TILT = np.eye(4)
 TILT[:3, :3] = Rotation.from_euler("xyz", [25, -40, 65], degrees=True).as_matrix()
 UPRIGHT = Grid.centred((9, 7, 4), (2.0, 2.5, 3.0))
@@ -47,10 +50,12 @@ def sorted_crossings(volume: np.ndarray, grid: Grid, geometry: ProjectionGeometr
 
 @pytest.mark.parametrize("grid", [UPRIGHT, FLIPPED, UPRIGHT.moved(TILT)], ids=["upright", "left-handed", "oblique"])
 @pytest.mark.parametrize(("beam", "kind"), SYSTEMS)
-def test_equals_sorted_crossings(beam, kind, grid):
+@pytest.mark.parametrize("backend", ["reference", KERNEL])
+def test_equals_sorted_crossings(beam, kind, grid, backend):
     geometry = scan(beam, kind, grid)
     volume = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
-    ours = project_voxels(volume, grid, geometry)
+    with using(backend):
+        ours = project_voxels(volume, grid, geometry)
     theirs = sorted_crossings(volume.double().numpy(), grid, geometry)
     assert theirs.max() > 5
     np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-4)

@@ -31,6 +31,8 @@ from scanfield.space.projection import ProjectionGeometry
 Window = Literal["ram-lak", "shepp-logan", "cosine", "hann"]
 WEDGE = 4.0
 """A gap between neighbouring views this many times wider than usual is taken for a missing wedge."""
+WOBBLE = 0.05
+"""How far a cone beam's circle may be from a perfect one: in radians of tilt, and relative to its distances."""
 SAMPLES_PER_CHUNK = 2**20
 
 
@@ -98,17 +100,15 @@ class CircularScan:
 
 
 def circular_scan(geometry: ProjectionGeometry) -> CircularScan:
-    """The circular trajectory behind a parallel or fan scan, from its per-view vectors.
+    """The circular trajectory behind a scan, from its per-view vectors.
+
+    A cone beam may wobble as a C-arm does (see `WOBBLE`): its backprojection follows the vectors themselves, and only
+    the filter takes the circle for granted.
 
     Raises:
-        InputError: the beam is a cone, or the vectors are not those of a circular scan about the gantry's z axis.
+        InputError: the vectors are not those of a circular scan about the gantry's z axis.
     """
-    if geometry.beam == "cone":
-        raise InputError(
-            "filtered backprojection takes parallel and fan beams; for a cone beam FDK is not available",
-            where="geometry.type",
-            fix="use an iterative baseline (sirt, cgls, tv), which take every beam",
-        )
+    wobble = WOBBLE if geometry.beam == "cone" else 0.0
     vectors = geometry.view_vectors()
     columns = geometry.detector.shape[1]
     u_mm, v_mm = np.linalg.norm(vectors.u, axis=1), np.linalg.norm(vectors.v, axis=1)
@@ -116,9 +116,12 @@ def circular_scan(geometry: ProjectionGeometry) -> CircularScan:
     d = np.stack([-u[:, 1], u[:, 0], np.zeros(len(u))], axis=1)
     across = np.arange(columns) - (columns - 1) / 2
     problem = ""
-    if np.abs(u[:, 2]).max() > 1e-3 or np.abs(vectors.v[:, :2] / v_mm[:, None]).max() > 1e-3:
+    along, climb_mm = vectors.centre, 1e-2 * v_mm.min()
+    if geometry.beam == "cone":
+        along, climb_mm = vectors.source, 1e-2 * np.linalg.norm(vectors.centre - vectors.source, axis=1).min()
+    if max(np.abs(u[:, 2]).max(), np.abs(vectors.v[:, :2] / v_mm[:, None]).max()) > max(1e-3, wobble):
         problem = "the detector is tilted against the axis of rotation"
-    elif np.ptp(vectors.centre[:, 2]) > 1e-2 * v_mm.min():
+    elif np.ptp(along[:, 2]) > climb_mm:
         problem = "the detector moves along the axis of rotation"
     elif geometry.detector.kind == "flat" and np.ptp(u_mm) > 1e-3 * u_mm.mean():
         problem = "the pixel size changes between views"
@@ -131,10 +134,11 @@ def circular_scan(geometry: ProjectionGeometry) -> CircularScan:
         distance = -(vectors.source * d).sum(axis=1)
         detector = ((vectors.centre - vectors.source) * d).sum(axis=1)
         lateral = (vectors.source * u).sum(axis=1)
-        if distance.min() <= 0 or detector.min() <= 0 or np.abs(lateral).max() > 0.02 * distance.min():
+        if distance.min() <= 0 or detector.min() <= 0 or np.abs(lateral).max() > max(0.02, wobble) * distance.min():
             problem = problem or "the source does not face the detector across the axis of rotation"
-        elif max(np.ptp(distance) / distance.mean(), np.ptp(detector) / detector.mean()) > 0.01:
-            problem = problem or "the distances of source and detector change between views by more than 1 %"
+        elif max(np.ptp(distance) / distance.mean(), np.ptp(detector) / detector.mean()) > max(0.01, wobble):
+            percent = 100 * max(0.01, wobble)
+            problem = problem or f"the distances of source and detector change between views by more than {percent:g} %"
         if geometry.detector.kind == "arc":
             step = float(np.deg2rad(geometry.detector.spacing[1]))
             offset = np.deg2rad(geometry.detector.offset[1])
@@ -215,6 +219,12 @@ def filtered_backprojection(
     Raises:
         InputError: a cone beam, a trajectory that is not circular, or no voxel within the detector's rows.
     """
+    if geometry.beam == "cone":
+        raise InputError(
+            "filtered backprojection takes parallel and fan beams",
+            where="geometry.type",
+            fix="use 'fdk' for a cone beam, or an iterative baseline (sirt, cgls, tv), which take every beam",
+        )
     if tuple(projections.shape) != geometry.shape:
         raise InputError(f"the projections have shape {tuple(projections.shape)}, their geometry {geometry.shape}")
     scan = circular_scan(geometry)
@@ -224,13 +234,22 @@ def filtered_backprojection(
         scale = scale * scan.source_to_axis_mm[:, None]
     weighted = projections * torch.tensor(scale).to(projections)[:, None, :]
     below, above = columns_beyond(geometry, grid)
-    filtered = _filter(pad(weighted, (below, above)), scan.step, window, arc=arc)
+    filtered = ramp_filtered(pad(weighted, (below, above)), scan.step, window, arc=arc)
     reference_mm = np.ones(geometry.views) if arc else scan.source_to_axis_mm
     return _backproject(filtered, below, geometry, grid, torch.tensor(reference_mm).to(projections))
 
 
-def _filter(values: Tensor, step: float, window: Window, *, arc: bool) -> Tensor:
-    """Convolution with the band-limited ramp (Kak and Slaney, equation 61), zero-padded against wrap-around."""
+def ramp_filtered(
+    values: Float[Tensor, "*n columns"], step: float, window: Window, *, arc: bool
+) -> Float[Tensor, "*n columns"]:
+    """Convolution with the band-limited ramp (Kak and Slaney, equation 61), zero-padded against wrap-around.
+
+    Args:
+        values: weighted rows of the detector.
+        step: column spacing on the axis, in mm, or in radians for an arc detector.
+        window: what damps the ramp.
+        arc: filter in the fan angle, h (g / sin g)^2.
+    """
     columns = values.shape[-1]
     length = 2 ** int(np.ceil(np.log2(2 * columns)))
     n = np.minimum(np.arange(length), length - np.arange(length)).astype(np.float64)
@@ -260,7 +279,7 @@ def _backproject(
     The detector's column 0 is at `first_column` of the (padded) filtered rows.
     If rays run within slices, one slice's positions serve all rows, which are read together as channels.
     """
-    _, rows, columns = filtered.shape
+    _, rows, _ = filtered.shape
     stack = stacked_rows(geometry, grid)
     index = torch.arange(grid.size)
     if stack is not None:
@@ -275,12 +294,9 @@ def _backproject(
     for start in range(0, geometry.views, size):
         views = np.arange(start, min(start + size, geometry.views))
         pixels = detector_pixels(geometry.subset(views), points)
-        x = (pixels.column + first_column) * (2 / max(columns - 1, 1)) - 1
-        row = torch.zeros_like(x) if stack is not None else pixels.row
-        y = row.clamp(0, rows - 1) * (2 / max(rows - 1, 1)) - 1
-        image = filtered[views] if stack is None else filtered[views][:, :, None]
-        image = image[:, None] if stack is None else image
-        values = grid_sample(image, torch.stack([x, y], dim=-1)[:, None], align_corners=True)[:, :, 0]
+        row = torch.zeros_like(pixels.row) if stack is not None else pixels.row
+        image = filtered[views][:, None] if stack is None else filtered[views][:, :, None]
+        values = read_bilinear(image, row, pixels.column + first_column)
         if geometry.beam == "fan":
             values = values * ((reference_mm[views, None] / pixels.distance_mm) ** 2)[:, None]
         if stack is None:
@@ -290,6 +306,18 @@ def _backproject(
         return total.reshape(grid.shape)
     plane = [n for a, n in enumerate(grid.shape) if a != stack.axis]
     return (slice_rows @ total).reshape(-1, *plane).movedim(0, stack.axis).contiguous()
+
+
+def read_bilinear(
+    images: Float[Tensor, "views channels rows columns"],
+    row: Float[Tensor, "views n"],
+    column: Float[Tensor, "views n"],
+) -> Float[Tensor, "views channels n"]:
+    """Images at fractional pixels: zero beyond the columns, the outermost row beyond the rows."""
+    rows, columns = images.shape[2:]
+    x = column * (2 / max(columns - 1, 1)) - 1
+    y = row.clamp(0, rows - 1) * (2 / max(rows - 1, 1)) - 1
+    return grid_sample(images, torch.stack([x, y], dim=-1)[:, None], align_corners=True)[:, :, 0]
 
 
 def _row_weights(position: np.ndarray, slices: int) -> Float[Tensor, "slices rows"]:

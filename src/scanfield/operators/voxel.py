@@ -1,11 +1,6 @@
 """A voxel projector with its exact adjoint, for methods and rivals that reconstruct a volume.
 
-Joseph's method (P. M. Joseph, IEEE Trans. Med. Imaging 1:192-196, 1982): along the voxel axis a in which the ray
-advances fastest, the volume is interpolated linearly in every plane i_a = p and weighted with the path between planes,
-
-    y = 1/|d_a| sum_p x(i(t_p)),    t_p = (p - o_a) / d_a        (notation of `voxel_rays`),
-
-x being zero outside the lattice. An axis with a single voxel is not interpolated: the slice fills its thickness.
+The sum is Joseph's (`kernels.joseph`): linear interpolation in every voxel plane that a ray crosses.
 """
 
 from __future__ import annotations
@@ -16,74 +11,34 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import sparse
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from scanfield.errors import InputError
+from scanfield.kernels import joseph
 from scanfield.operators.voxel_rays import VoxelRays, first_row, stacked_rows, voxel_rays
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
 
-TAPS_PER_CHUNK = 2**22
-
-
-def joseph_taps(
-    rays: VoxelRays, shape: tuple[int, ...], *, forward_only: bool
-) -> tuple[Int[Tensor, "m taps"], Float[Tensor, "m taps"]]:
-    """Flat voxel indices and weights (mm) of every ray in a lattice of two or three axes; unused taps weigh zero.
-
-    Args:
-        rays: the rays in voxel indices.
-        shape: voxels per axis, C order.
-        forward_only: leave out what lies behind the ray's origin (a point source).
-    """
-    device = rays.origin.device
-    sizes = torch.tensor(shape, device=device)
-    strides = torch.tensor([int(np.prod(shape[a + 1 :])) for a in range(len(shape))], device=device)
-    order = torch.argsort(rays.direction.abs(), dim=1, descending=True, stable=True)
-    o, d = rays.origin.gather(1, order), rays.direction.gather(1, order)
-    size, stride = sizes[order], strides[order]
-
-    plane = torch.arange(max(shape), device=device)
-    t = (plane - o[:, :1]) / d[:, :1]
-    valid = plane < size[:, :1]
-    if forward_only:
-        valid = valid & (t > 0)
-    index = [plane * stride[:, :1]]
-    weight = [valid / d[:, :1].abs()]
-    for a in range(1, len(shape)):
-        place = o[:, a : a + 1] + t * d[:, a : a + 1]
-        n, step, single = size[:, a : a + 1], stride[:, a : a + 1], size[:, a : a + 1] == 1
-        low = torch.where(single, 0, place.floor())
-        upper = torch.where(single, 0, place - low)
-        lower = torch.where(single, (place.abs() <= 0.5).double(), 1 - upper)
-        low = low.clamp(-2, max(shape)).long()
-        taps = []
-        for base, path in zip(index, weight, strict=True):
-            for voxel, share in ((low, lower), (low + 1, upper)):
-                inside = (voxel >= 0) & (voxel < n)
-                taps.append((torch.where(inside, base + voxel * step, 0), torch.where(inside, path * share, 0)))
-        index, weight = [i for i, _ in taps], [w for _, w in taps]
-    weights = torch.stack(weight, dim=-1).flatten(1)
-    return torch.where(weights > 0, torch.stack(index, dim=-1).flatten(1), 0), weights.float()
+RAYS_PER_CHUNK = 2**20
 
 
 @final
 class VoxelProjector:
     """Line integrals of a voxel volume (1/mm -> dimensionless) and the exact transpose of that map.
 
-    If parallel or fan rays run within the grid's slices, one two-dimensional system serves all slices. The system is
-    stored as a sparse matrix and its transpose when both fit into `memory_gib` (16 bytes per non-zero, at most
-    2 non-zeros per ray and plane in two dimensions, 4 in three); otherwise the taps are computed anew, in chunks of
-    rays, at every call. Both maps are each other's autograd backward, to any order.
+    If parallel or fan rays run within the grid's slices, one two-dimensional system serves all slices. It is stored as
+    a sparse matrix and its transpose when both fit into `memory_gib` (16 bytes per non-zero, at most 2 non-zeros per
+    ray and plane). Where rays cross slices, as in a cone beam, only the rays are kept (48 bytes each, if they fit) and
+    the sum is computed anew at every call; without the C++ kernel, a CPU stores this matrix too (4 non-zeros per ray
+    and plane) where it fits. Both maps are each other's autograd backward, to any order.
 
     Args:
         geometry: the scan.
         grid: the voxels, with any affine.
         device: where the matrix lives and the products run.
-        memory_gib: bound on the stored matrices; 0 never stores any.
+        memory_gib: bound on what is stored between calls; 0 stores nothing.
     """
 
     def __init__(
@@ -104,9 +59,14 @@ class VoxelProjector:
             self._index = first_row(geometry)
             self._rows = self._stack.linear_weights(grid.shape[self._stack.axis]).to(self._device)
         taps = len(self._index) * max(self._plane) * 2 ** (len(self._plane) - 1)
+        self._forward_only = geometry.beam != "parallel"
         self._matrices: tuple[Tensor, Tensor] | None = None
-        if taps * 16 <= memory_gib * 2**30 and taps < 2**31:
+        self._kept: VoxelRays | None = None
+        anew = self._stack is None and (self._device.type != "cpu" or joseph.kernel_runs(self._device))
+        if not anew and taps * 16 <= memory_gib * 2**30 and taps < 2**31:
             self._matrices = self._assemble()
+        elif len(self._index) * 48 <= memory_gib * 2**30:
+            self._kept = self._rays_of(self._index)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -165,31 +125,39 @@ class VoxelProjector:
     def _multiply(self, x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
         if self._matrices is not None:
             return self._matrices[0].to(x.dtype) @ x
-        parts = [embedding_bag(i, x, per_sample_weights=w.to(x.dtype), mode="sum") for _, i, w in self._chunks()]
+        parts = [
+            joseph.project(x, rays.origin, rays.direction, self._plane, forward_only=self._forward_only)
+            for _, rays in self._chunks()
+        ]
         return torch.cat(parts)
 
     def _multiply_transposed(self, y: Float[Tensor, "m k"]) -> Float[Tensor, "n k"]:
         if self._matrices is not None:
             return self._matrices[1].to(y.dtype) @ y
         x = y.new_zeros(int(np.prod(self._plane)), y.shape[1])
-        for start, index, weight in self._chunks():
-            part = y[start : start + len(index)]
-            x.index_add_(0, index.reshape(-1), (weight.to(y.dtype)[..., None] * part[:, None]).flatten(0, 1))
+        for start, rays in self._chunks():
+            part = y[start : start + len(rays.origin)]
+            x += joseph.backproject(part, rays.origin, rays.direction, self._plane, forward_only=self._forward_only)
         return x
 
-    def _chunks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(first ray, voxel indices, weights) of chunks of rays, on the device."""
-        size = max(1, TAPS_PER_CHUNK // (max(self._plane) * 2 ** (len(self._plane) - 1)))
+    def _chunks(self, size: int = RAYS_PER_CHUNK) -> Iterator[tuple[int, VoxelRays]]:
+        """(first ray, rays) of chunks of rays, on the device; all at once where they are kept."""
+        if self._kept is not None:
+            yield 0, self._kept
+            return
         for start in range(0, len(self._index), size):
-            rays = voxel_rays(self.geometry, self.grid, self._index[start : start + size].to(self._device))
-            if self._stack is not None:
-                rays = rays.without(self._stack.axis)
-            yield start, *joseph_taps(rays, self._plane, forward_only=self.geometry.beam != "parallel")
+            yield start, self._rays_of(self._index[start : start + size])
+
+    def _rays_of(self, index: Tensor) -> VoxelRays:
+        rays = voxel_rays(self.geometry, self.grid, index.to(self._device))
+        return rays if self._stack is None else rays.without(self._stack.axis)
 
     def _assemble(self) -> tuple[Tensor, Tensor]:
         """The system matrix and its transpose as CSR tensors with 32-bit indices (which the CPU product needs)."""
         counts, columns, weights = [], [], []
-        for _, index, weight in self._chunks():
+        size = max(1, joseph.TAPS_PER_CHUNK // (max(self._plane) * 2 ** (len(self._plane) - 1)))
+        for _, rays in self._chunks(size):
+            index, weight = joseph.taps(rays.origin, rays.direction, self._plane, forward_only=self._forward_only)
             used = weight > 0
             counts.append(used.sum(dim=1).cpu())
             columns.append(index[used].int().cpu())
