@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from scanfield.data.samples import sample
 from scanfield.methods.reconstruction import scope, siren
+from scanfield.operators.fdk import feldkamp
+from scanfield.operators.siddon import project_voxels
 from scanfield.operators.simulate import CtScanOptions, simulate_ct
+from scanfield.operators.voxel import VoxelProjector
 from scanfield.run import Run
+from scanfield.space.grid import Grid
+from scanfield.space.projection import Detector, ProjectionGeometry
 from scanfield.tasks.reconstruction import reconstruct
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -27,6 +33,27 @@ def test_scope_on_the_gpu_agrees_with_the_cpu() -> None:
         images[device] = outcome.pictures[0].values
     difference = (images["cuda"] - images["cpu"]).abs().max() / images["cpu"].abs().max()
     assert float(difference) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["flat", "arc"])
+def test_a_cone_beam_on_the_gpu_agrees_with_the_cpu(kind: str) -> None:
+    """Projection, its transpose, the simulator and FDK; the first two are transposes of each other there, too."""
+    grid = Grid.centred((30, 26, 20), (3.0, 3.0, 4.0))
+    detector = Detector(kind, (24, 32), (6.0, 6.0 if kind == "flat" else 0.7))  # type: ignore[arg-type]
+    scan = ProjectionGeometry(
+        "cone", np.arange(30) * 12.0, detector, grid, source_to_axis_mm=300.0, source_to_detector_mm=500.0
+    )
+    volume = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for device in ("cpu", "cuda"):
+        projector = VoxelProjector(scan, grid, device=device)
+        x = volume.to(device)
+        y = projector.apply(x)
+        back = projector.adjoint(y)
+        assert float((y.double() * y).sum()) == pytest.approx(float((x.double() * back).sum()), rel=1e-6)
+        found[device] = [y, back, project_voxels(x, grid, scan), feldkamp(y, scan, grid)]
+    for cpu, cuda in zip(found["cpu"], found["cuda"], strict=True):
+        torch.testing.assert_close(cuda.cpu(), cpu, rtol=1e-3, atol=1e-4 * float(cpu.abs().max()))
 
 
 def test_siren_on_the_gpu_agrees_with_the_cpu() -> None:

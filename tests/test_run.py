@@ -97,3 +97,18 @@ def test_a_run_again_draws_the_same_and_keeps_how_it_computes() -> None:
     again.tell({"x": 1})
     run.again(quiet=True).tell({"x": 2})
     assert seen == [{"x": 1}]
+
+
+def test_a_member_draws_what_a_run_of_its_seed_draws_and_shares_the_rest(tmp_path) -> None:
+    run = Run(tmp_path, seed=3)
+    first = torch.rand(4, generator=run.generator("a"))
+    member = run.member(2)
+    assert torch.equal(
+        torch.rand(4, generator=member.generator("a")), torch.rand(4, generator=Run(seed=5).generator("a"))
+    )
+    assert torch.equal(torch.rand(4, generator=run.member(0).generator("a")), first)
+    assert member.part == "member-2-" and member.folder == tmp_path and member.stop is run.stop
+    member.warn("careful")
+    with member.timed("fit"):
+        pass
+    assert run.warnings == ["careful"] and "fit" in run.timings and run.part == ""

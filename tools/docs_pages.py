@@ -27,7 +27,7 @@ SOURCE = ROOT / "src" / "scanfield"
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = (
     "kernels", "space", "data", "operators", "fields", "losses", "fitting", "codec", "tasks", "methods", "baselines",
-    "metrics", "bench", "report", "cli",
+    "metrics", "bench", "report", "view", "cli",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -36,6 +36,7 @@ class Run:
         replace: whether a run found in `folder` may be replaced.
         observers: called with every log event (progress bars, live views).
         backend: which implementation of the kernels computes (see `kernels.backend`).
+        part: what the names of all stages begin with: '', or 'member-2-' in a run of several fits (see `member`).
     """
 
     folder: Path | None = None
@@ -45,6 +46,7 @@ class Run:
     replace: bool = False
     observers: tuple[Observer, ...] = ()
     backend: str = "auto"
+    part: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -60,6 +62,13 @@ class Run:
         """
         observers = () if quiet else self.observers
         return Run(device=self.device, seed=self.seed, observers=observers, stop=self.stop, backend=self.backend)
+
+    def member(self, index: int) -> Run:
+        """The run of one of several fits in the same folder: seed `seed + index`, generators and stages of its own.
+
+        Log, warnings, notes, timings and stop are shared. What it draws is what a run with that seed draws.
+        """
+        return replace(self, seed=self.seed + index, part=f"{self.part}member-{index}-", _generators={})
 
     def generator(self, name: str) -> torch.Generator:
         """The CPU generator called `name`, seeded from the run's seed and the name; the same object every time."""

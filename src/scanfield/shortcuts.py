@@ -38,7 +38,10 @@ def reconstruct(
     baselines: reconstruction.Baselines = "all",
     reference: Scan | str | Path | None = None,
     reference_unit: CtUnit = "auto",
+    prior: Scan | str | Path | None = None,
+    prior_unit: CtUnit = "auto",
     grid: Grid | None = None,
+    ensemble: int | None = None,
 ) -> Outcome:
     """Reconstructs a scan: `scanfield reconstruct` as a function.
 
@@ -54,20 +57,24 @@ def reconstruct(
         reference: the true image, for PSNR, SSIM and NRMSE.
         reference_unit: of its values, see `scanfield.data.attenuation`; HU refer to the attenuation of water that the
             scan's file states.
+        prior: an earlier image of the same patient, for a method that takes one; in the scan's world.
+        prior_unit: of its values, likewise.
         grid: where to render; by default as the scan asks.
+        ensemble: fit so many members from as many seeds; `outcome.uncertainty` says how far they agree.
 
     Raises:
-        InputError: the method does not take this data, or a name, a setting or a file is wrong.
+        InputError: the method does not take this data or a prior, or a name, a setting or a file is wrong.
     """
     scan = data if isinstance(data, Measurement) else load(data)
     api.check_accepts(method, scan.kind)
     assert isinstance(scan, Measurement)
+    if not isinstance(scan.acquisition, ProjectionGeometry):
+        raise InputError("this function takes CT projections", fix="k-space: scanfield.tasks.mri.reconstruct_kspace")
     module = api.load(method)
     config = from_json(module.Config, settings or {}, base=config_preset(module.Config, preset), where="settings")
     mu_water = None if isinstance(data, Measurement) else read_facts(data).mu_water_per_mm
-    truth = load(reference) if isinstance(reference, str | Path) else reference
-    if isinstance(truth, Measurement):
-        raise InputError("a reference is an image, this file holds projections", where=str(reference))
+    images = {"reference": (reference, reference_unit), "prior": (prior, prior_unit)}
+    truth, earlier = (_attenuation(what, *image, mu_water) for what, image in images.items())
     run = Run(folder=None if folder is None else Path(folder), device=choose_device(device), seed=seed)
     return reconstruction.reconstruct(
         scan,
@@ -77,10 +84,12 @@ def reconstruct(
         preset=preset,
         holdout_views=holdout_views,
         baselines=baselines,
-        reference=None if truth is None else attenuation(truth, reference_unit, mu_water or MU_WATER_PER_MM),
+        reference=truth,
         grid=grid,
+        prior=earlier,
+        ensemble=ensemble,
         scan_facts={"mu_water_per_mm": mu_water},
-        request={"inputs": [] if isinstance(data, Measurement) else [str(data)]},
+        request={"inputs": [str(name) for name in (data, prior) if isinstance(name, str | Path)]},
     )
 
 
@@ -133,6 +142,16 @@ def register(
         labels=labels,
         request={"inputs": [str(name) for name in (fixed, moving) if not isinstance(name, Scan)]},
     )
+
+
+def _attenuation(what: str, image: Scan | str | Path | None, unit: CtUnit, mu_water: float | None) -> Scan | None:
+    """A CT image in 1/mm, if there is one."""
+    if image is None:
+        return None
+    found = load(image) if isinstance(image, str | Path) else image
+    if isinstance(found, Measurement):
+        raise InputError(f"a {what} is an image, this file holds projections", where=str(image))
+    return attenuation(found, unit, mu_water or MU_WATER_PER_MM)
 
 
 def _image(scan: Scan | str | Path) -> Scan:

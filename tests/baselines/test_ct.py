@@ -58,7 +58,7 @@ def psnr(image: torch.Tensor) -> float:
 @pytest.mark.parametrize("beam", ["parallel", "fan"])
 def test_iterative_rivals_beat_fbp_on_thirty_noisy_views(beam):
     measurement = noisy(beam)
-    score = {name: psnr(baseline.reconstruct(measurement, GRID)) for name, baseline in BASELINES.items()}
+    score = {n: psnr(b.reconstruct(measurement, GRID)) for n, b in BASELINES.items() if beam in b.beams}
     assert min(score[name] for name in ("sirt", "sart", "cgls")) > score["fbp"] + 0.5, score
     assert score["tv"] > max(score[name] for name in ("sirt", "sart", "cgls")) + 2.0, score
 
@@ -69,7 +69,7 @@ def test_every_rival_takes_the_beams_it_names_and_returns_a_finite_volume(name):
     grid = Grid((20, 18, 3), np.array([[-6.0, 0, 0, 55], [0, 6.5, 0, -60], [0, 0, 4.0, -4], [0, 0, 0, 1]]))
     volume = discs(grid)
     for beam in BASELINES[name].beams:
-        geometry = scan(beam, 12, grid, rows=3)
+        geometry = scan(beam, 12, grid, rows=9 if beam == "cone" else 3)  # a cone has to cover the outer slices
         measurement = Measurement(project_voxels(volume, grid, geometry), geometry)
         image = BASELINES[name].reconstruct(measurement, grid)
         assert image.shape == grid.shape and image.dtype == torch.float32
@@ -81,7 +81,7 @@ def test_every_rival_takes_the_beams_it_names_and_returns_a_finite_volume(name):
 def test_labels_and_notes_are_for_people():
     assert len({baseline.label for baseline in BASELINES.values()}) == len(BASELINES)
     assert all(baseline.note.endswith(".") and baseline.note.count(".") < 3 for baseline in BASELINES.values())
-    assert {"fbp", "linear-fbp", "cubic-fbp"} == {name for name, baseline in BASELINES.items() if baseline.fast}
+    assert {"fbp", "fdk", "linear-fbp", "cubic-fbp"} == {name for name, baseline in BASELINES.items() if baseline.fast}
 
 
 def test_sirt_and_cgls_decrease_their_residual_at_every_iteration():

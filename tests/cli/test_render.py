@@ -86,3 +86,48 @@ def test_a_damaged_result_is_refused(work, damage, message, capsys):
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("scanfield:") == 1 and "Traceback" not in captured.err
     assert not (work / "out.nii.gz").exists()
+
+
+@pytest.fixture(scope="module")
+def ensemble(made, tmp_path_factory):
+    """A run of two members."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    tiny = ["--method", "scope", "--preset", "tiny", "--steps", "20", "--device", "cpu", "--baselines", "none"]
+    scan = ["reconstruct", str(made / "scan.npz"), *tiny, "--ensemble", "2", "-o", str(folder / "run"), "--quiet"]
+    assert main(scan) == 0
+    return folder / "run"
+
+
+def test_what_a_posterior_says_is_rendered_from_its_file(ensemble, work, capsys):
+    run = str(ensemble)
+    for what, file in (("image", "scope"), ("deviation", "deviation"), ("low", "interval-low"), ("samples", "samples")):
+        assert main(["render", run, "-o", "out.nii.gz", "--what", what, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["what"] == what
+        rendered, written = (read_nifti(p, channels=True) for p in (work / "out.nii.gz", ensemble / f"{file}.nii.gz"))
+        assert np.array_equal(rendered.values, written.values)
+    assert read_nifti(work / "out.nii.gz", channels=True).values.shape == (24, 20, 1, 2)
+    assert main(["render", run, "-o", "low.nii.gz", "--what", "low", "--level", "0.5", "--quiet"]) == 0
+    assert (read_nifti(work / "low.nii.gz").values >= read_nifti(ensemble / "interval-low.nii.gz").values).all()
+
+
+def test_the_run_says_how_true_its_uncertainty_is(ensemble):
+    facts = json.loads((ensemble / "run.json").read_text())
+    assert facts["request"]["ensemble"] == 2
+    assert any("from 2 samples hold" in note for note in facts["notes"])
+    assert "calibration" in facts["posterior"] and (ensemble / "figures" / "calibration.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("render run -o out.nii.gz --what deviation", "is one field and has no deviation"),
+        ("render run -o out.nii.gz --what sigma", "--what"),
+        ("render run -o out.nii.gz --level 0.9", "--level belongs to --what low or --what high"),
+        ("reconstruct scan.npz --method scope -o new --ensemble 1", "--ensemble"),
+        ("reconstruct scan.npz --method nesvor --thickness-mm 4 -o new --ensemble 2", "--ensemble is for other data"),
+    ],
+)
+def test_what_cannot_be_said_is_refused(work, argv, message, capsys):
+    assert main(argv.split()) == 2
+    assert message in capsys.readouterr().err
+    assert not (work / "out.nii.gz").exists() and not (work / "new").exists()

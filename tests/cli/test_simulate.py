@@ -54,6 +54,20 @@ def test_the_same_command_gives_the_same_bytes(volume):
     assert torch.equal(a, b)
 
 
+def test_a_cone_beam_on_another_grid(volume, capsys):
+    options = ("-o", "cone.npz", "--geometry", "cone", "--views", "6", "--arc-deg", "210", "--spacing-mm", "2.5")
+    assert simulate(*options, "--detector-offset-mm", "0", "4") == 0
+    scan = read_projections(volume / "cone.npz")
+    assert scan.kind == "projections:cone" and scan.acquisition.detector.offset == (0.0, 4.0)
+    assert scan.acquisition.volume.spacing_mm == pytest.approx((2.5, 2.5, 2.5))
+    assert np.allclose(scan.acquisition.volume.centre_mm, [85, -39, 12])
+    text = capsys.readouterr().out
+    assert "cone beam, flat detector, 6 views from 0 to 175 deg" in text and "541 mm to the axis" in text
+    assert "warning" not in text
+    assert simulate("-o", "low.npz", "--geometry", "cone", "--views", "2", "--detector-rows", "2") == 0
+    assert "its top and bottom are missing in some views" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_fan_of_one_slice_on_another_grid_as_json(volume, capsys):
     code = simulate(
         *("-o", "fan.npz", "--geometry", "fan", "--detector", "arc", "--views", "8", "--slice-index", "1"),
@@ -94,7 +108,7 @@ def test_quiet_says_nothing(volume, capsys):
         ("--arc-deg 400", "--arc-deg: must be at most 360"),
         ("--photons 1e4 --noise-percent 1", "not from both"),
         ("--spacing-mm 1 --reconstruction-shape 4 4", "not from both"),
-        ("--geometry parralel", "'parralel' is not one of parallel, fan (did you mean 'parallel'?)"),
+        ("--geometry parralel", "'parralel' is not one of parallel, fan, cone (did you mean 'parallel'?)"),
         ("--detector arc", "a parallel beam has no arc detector"),
         ("--slice-index 3", "slice 3 does not exist: the volume has slices 0..2"),
         ("--unit 1/m", "--unit: '1/m' is not one of auto, HU, 1/mm (did you mean '1/mm'?)"),

@@ -9,8 +9,10 @@ from scanfield.codec.container import Section
 from scanfield.codec.quantise import step_of
 from scanfield.codec.weights import (
     choose_rungs,
+    coarsened,
     decode_weights,
     encode_weights,
+    exact_rungs,
     groups_of,
     quantised,
     rungs_for_bits,
@@ -98,3 +100,19 @@ def test_damage_is_one_error():
 def test_weights_that_are_no_numbers_are_refused():
     with pytest.raises(InputError, match="NaN"):
         encode_weights({"w": torch.tensor([float("nan")])}, {"w": 0})
+
+
+def test_exact_rungs_are_the_coarsest_also_where_only_one_step_occurs():
+    """0, step and -step: two bits would do with a step up to 1.5 times finer."""
+    for rung in (-9, -8, -7, -6):
+        state = {"w": torch.tensor([0.0, 1.0, -1.0, 1.0] * 20) * step_of(rung)}
+        assert exact_rungs(state) == {"w": rung}
+
+
+def test_groups_of_one_size_are_coarsened_in_turns():
+    draws = torch.Generator().manual_seed(5)
+    state = {f"w.{k}": torch.randn(500, generator=draws) for k in range(4)}
+    fine = rungs_for_bits(state, 8)
+    found = coarsened(state, fine, size_of(state, fine) * 3 // 4)
+    steps = [found[name] - fine[name] for name in state]
+    assert max(steps) - min(steps) <= 1 and min(steps) > 0

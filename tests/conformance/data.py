@@ -9,21 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from scanfield.data.cohort import Cohort, read_cohort
 from scanfield.data.dose import Dose
 from scanfield.data.measurement import Measurement, Noise
+from scanfield.data.nifti import write_nifti
 from scanfield.data.pair import Pair
 from scanfield.data.phantoms import Ellipsoid, Phantom
+from scanfield.data.rawmri import KSpace
 from scanfield.data.samples import sample
 from scanfield.data.scan import Scan
 from scanfield.data.slices import SliceSet, slice_set
 from scanfield.data.stacks import Stack
 from scanfield.fields.image import ImageField
+from scanfield.operators.coils import analytic_sensitivities
+from scanfield.operators.encoding import KSpaceEncoding
+from scanfield.operators.trajectories import golden_angle_radial
 from scanfield.space.grid import Grid
+from scanfield.space.kspace import KSpaceGeometry
 from scanfield.space.projection import Detector, ProjectionGeometry
 
 SIZE, SPACING_MM = 24, 2.0
@@ -59,11 +67,11 @@ GRID = Grid((SIZE, SIZE, 1), frame() @ in_gantry((SIZE, SIZE, 1), (-SPACING_MM, 
 OTHER_GRID = Grid((40, 34, 1), frame() @ in_gantry((40, 34, 1), (1.3, -1.7, 3.0), turn_deg=33.0))
 
 
-def true_values(grid: Grid) -> torch.Tensor:
+def true_values(grid: Grid, phantom: Phantom = DISCS) -> torch.Tensor:
     """The object at the voxel centres of a grid."""
     inverse = torch.tensor(np.linalg.inv(frame()))
     gantry = grid.points().double() @ inverse[:3, :3].T + inverse[:3, 3]
-    return DISCS.values(gantry).float().reshape(grid.shape)
+    return phantom.values(gantry).float().reshape(grid.shape)
 
 
 def centre_of_mass_mm(image: torch.Tensor, grid: Grid) -> np.ndarray:
@@ -172,6 +180,20 @@ def _stacks() -> Case:
     return Case(slices.subset(~unseen), slices.subset(unseen), "arbitrary", None)
 
 
+# The discs as one image of a radial scan with four coils, made on a grid four times finer than the reconstruction's.
+SPOKES, COILS = 40, 4
+
+
+def _kspace() -> Case:
+    fine = GRID.resampled((SPACING_MM / 4, SPACING_MM / 4, 3.0))
+    geometry = KSpaceGeometry(golden_angle_radial(GRID, SPOKES), COILS, GRID)
+    image = true_values(fine).to(torch.complex64)[None]
+    values = KSpaceEncoding(geometry, fine, analytic_sensitivities(fine, COILS)).apply(image)
+    maps = analytic_sensitivities(GRID, COILS)
+    scan = KSpace(values, geometry, Noise("none"), unit="arbitrary", source="phantom", sensitivities=maps)
+    return Case(*scan.hold_out(4), "arbitrary")
+
+
 KINDS: dict[str, Callable[[], Case]] = {
     "projections:parallel": lambda: _projections("parallel"),
     "projections:fan": lambda: _projections("fan"),
@@ -180,4 +202,34 @@ KINDS: dict[str, Callable[[], Case]] = {
     "dose": _dose,
     "image-pair": _pair,
     "stacks": _stacks,
+    "kspace": _kspace,
 }
+
+
+# Cohorts for methods that learn from many: discs elsewhere in the slice, the case's own are not among them.
+PEOPLE = (
+    ("train", 4.0, -6.0),
+    ("train", -9.0, 2.0),
+    ("train", 0.0, 8.0),
+    ("train", 7.0, 3.0),
+    ("validation", -3.0, 6.0),
+)
+
+
+def _image_cohort(folder: Path) -> Cohort:
+    """Images and their table in a folder."""
+    lines = ["path,subject,split"]
+    for k, (split, a, b) in enumerate(PEOPLE):
+        discs = Phantom(
+            (
+                Ellipsoid((a, b, 0.0), (6.0 + k / 2, 6.0 + k / 2, math.inf), value=0.02),
+                Ellipsoid((-b - 6, a - 8, 0.0), (4.5, 4.5, math.inf), value=0.02),
+            )
+        )
+        write_nifti(folder / f"{k}.nii.gz", true_values(GRID, discs), GRID, unit="1/mm")
+        lines.append(f"{k}.nii.gz,person {k},{split}")
+    (folder / "cohort.csv").write_text("\n".join(lines))
+    return read_cohort(folder / "cohort.csv")
+
+
+COHORTS: dict[str, Callable[[Path], Cohort]] = {"image": _image_cohort}

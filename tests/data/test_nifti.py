@@ -285,6 +285,16 @@ def test_what_is_not_written(tmp_path: Path, name: str, values: np.ndarray, word
     assert os.listdir(tmp_path) == []
 
 
+def test_a_series_has_its_step_of_time(tmp_path: Path) -> None:
+    grid = Grid.centred((4, 5, 6), 2.0)
+    write_nifti(tmp_path / "cine.nii.gz", np.zeros((4, 5, 6, 3)), grid, step_s=0.04)
+    header = nib.load(tmp_path / "cine.nii.gz").header
+    assert header.get_zooms() == pytest.approx((2, 2, 2, 0.04)) and header.get_xyzt_units() == ("mm", "sec")
+    assert read_nifti(tmp_path / "cine.nii.gz", channels=True).grid.same_as(grid)
+    write_nifti(tmp_path / "vector.nii", np.zeros((4, 5, 6, 3)), grid)
+    assert nib.load(tmp_path / "vector.nii").header.get_xyzt_units() == ("mm", "unknown")
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_random_damage_gives_an_image_or_an_input_error(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"a{suffix}", ramp())

@@ -6,6 +6,7 @@ import os
 import pickle
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from scanfield.data.measurement import Measurement, Noise
 from scanfield.data.projections import ProjectionFacts, read_facts, read_projections, write_projections
+from scanfield.data.spectra import Spectrum
 from scanfield.errors import InputError
 from scanfield.space.grid import Grid
 from scanfield.space.projection import Detector, ProjectionGeometry, ViewVectors
@@ -284,3 +286,14 @@ def test_random_damage_gives_a_scan_or_an_input_error(tmp_path: Path) -> None:
         except InputError:
             refused += 1
     assert 0 < refused < 300
+
+
+def test_a_spectrum_survives_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
+    spectrum = Spectrum(np.array([40.0, 60.0, 90.0]), np.array([1.0, 2.0, 1.0]))
+    write_projections(tmp_path / "scan.npz", replace(measurement(), spectrum=spectrum))
+    found = read_projections(tmp_path / "scan.npz").spectrum
+    assert found is not None and np.array_equal(found.table(), spectrum.table())
+    assert read_projections(written(tmp_path / "plain.npz")).spectrum is None
+    for table in (np.ones(3), np.array([[60.0, 1.0], [40.0, 1.0]]), np.array([["a", "b"]])):
+        with pytest.raises(InputError, match="spectrum"):
+            read_projections(written(tmp_path / "bad.npz", spectrum=table))

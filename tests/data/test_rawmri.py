@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from scanfield.data.measurement import Noise
-from scanfield.data.rawmri import KSpace, centred_volume, read_kspace, read_truth, write_kspace
+from scanfield.data.rawmri import KSpace, centred_volume, read_array, read_kspace, read_truth, write_kspace
 from scanfield.errors import InputError
 from scanfield.space.grid import Grid
 from scanfield.space.kspace import KSpaceGeometry
@@ -25,7 +27,8 @@ def measured():
         k, 3, Grid((8, 6, 1), TURN), time_s=np.arange(4) * 0.1, dwell_s=1e-5, frame=np.array([0, 0, 1, 1]), frames=3
     )
     maps = torch.randn(3, 8, 6, 1, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    return KSpace(torch.from_numpy(held["kspace"]), geometry, Noise("gaussian", 0.3), "arbitrary", "x", maps)
+    values = torch.from_numpy(held["kspace"])
+    return KSpace(values, geometry, Noise("gaussian", 0.3), "arbitrary", "x", sensitivities=maps)
 
 
 def test_round_trip_keeps_everything(tmp_path):
@@ -38,6 +41,15 @@ def test_round_trip_keeps_everything(tmp_path):
     assert np.array_equal(after.acquisition.volume.affine, TURN)
     assert after.noise == before.noise and after.kind == "kspace"
     assert torch.equal(read_truth(tmp_path / "scan.npz"), truth)
+
+
+def test_r_peaks_travel_and_single_arrays_are_read(tmp_path):
+    peaks = np.array([0.0, 0.8, 1.7])
+    write_kspace(tmp_path / "scan.npz", replace(measured(), r_peaks_s=peaks))
+    assert np.array_equal(read_kspace(tmp_path / "scan.npz").r_peaks_s, peaks)
+    assert read_array(tmp_path / "scan.npz", "sensitivities").shape == (3, 8, 6, 1)
+    with pytest.raises(InputError, match="lacks 'truth'"):
+        read_array(tmp_path / "scan.npz", "truth")
 
 
 def test_a_plain_file_of_others(tmp_path):

@@ -59,6 +59,7 @@ def test_windows_line_ends(tmp_path):
         ('accepts = ["image"]', 'accepts = "image"', "'accepts'"),
         ('accepts = ["image"]', "accepts = [1]", "'accepts'"),
         ("summary =", "sumary =", "summary"),
+        ("summary =", 'takes_prior = "yes"\nsummary =', "'takes_prior'"),
         ("venue =", 'vanue = "x"\nvenue =', "vanue"),
         ('"reconstruction"', '"cooking"', "task"),
         ('name = "mine"', 'name = "yours"', "file name"),
@@ -85,6 +86,15 @@ def test_check_accepts_names_what_does():
     with pytest.raises(InputError) as caught:
         api.check_accepts("scope", "ultrasound")
     assert "none yet" in caught.value.fix
+
+
+def test_check_takes_prior_names_what_does(tmp_path):
+    assert not api.read_card(written(tmp_path), "m").takes_prior
+    assert api.read_card(written(tmp_path, CARD.replace("summary =", "takes_prior = true\nsummary =")), "m").takes_prior
+    api.check_takes_prior("nerp")
+    with pytest.raises(InputError, match="'scope' takes no prior image") as caught:
+        api.check_takes_prior("scope")
+    assert "nerp" in caught.value.fix
 
 
 def test_discovery_imports_no_torch_and_no_method():

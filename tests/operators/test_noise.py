@@ -2,11 +2,22 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from scanfield.data.measurement import Measurement, Noise
 from scanfield.errors import InputError
-from scanfield.operators.noise import gaussian_nll, gaussian_noise, poisson_nll, poisson_noise, sigma_of_percent
+from scanfield.operators.noise import (
+    deviation_of,
+    gaussian_nll,
+    gaussian_noise,
+    poisson_nll,
+    poisson_noise,
+    sigma_of_percent,
+)
+from scanfield.space.grid import Grid
+from scanfield.space.projection import Detector, ProjectionGeometry
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -77,3 +88,35 @@ def test_bad_levels_are_refused():
     ):
         with pytest.raises(InputError):
             call()
+
+
+def _arc(noise: Noise, sigma: float = 0.0, columns: int = 200) -> Measurement:
+    """Smooth projections of a disc, with Gaussian noise of that size."""
+    geometry = ProjectionGeometry(
+        "parallel", np.arange(30) * 6.0, Detector("flat", (1, columns), (1.0, 1.0)), Grid.centred((100, 100, 1), 1.0)
+    )
+    place = torch.linspace(-1.2, 1.2, columns).expand(30, 1, columns)
+    return Measurement(gaussian_noise(4 * (1 - place**2).clamp(min=0).sqrt(), sigma, draw()), geometry, noise)
+
+
+def test_deviation_is_what_the_measurement_states():
+    assert torch.equal(deviation_of(_arc(Noise("gaussian", 0.02))), torch.full((30, 1, 200), 0.02))
+    counted = _arc(Noise("poisson", 1e5))
+    torch.testing.assert_close(deviation_of(counted), (counted.values.exp() / 1e5).sqrt())
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.3])
+def test_unknown_noise_is_estimated_from_second_differences(sigma):
+    found = deviation_of(_arc(Noise(), sigma))
+    assert found.unique().numel() == 1
+    assert found[0, 0, 0].item() == pytest.approx(sigma, rel=0.05)
+
+
+def test_noise_free_projections_have_a_deviation_of_40_db():
+    scan = _arc(Noise("none"))
+    assert deviation_of(scan)[0, 0, 0].item() == pytest.approx(0.01 * scan.values.square().mean().sqrt().item())
+
+
+def test_noise_of_two_columns_cannot_be_estimated():
+    with pytest.raises(InputError, match="three detector columns"):
+        deviation_of(_arc(Noise(), columns=2))

@@ -6,9 +6,11 @@ import torch
 
 from scanfield.operators.base import predict, predict_all
 from scanfield.operators.rays import LineIntegral
+from scanfield.operators.stored_rays import StoredLineIntegral
 from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
 from scanfield.space.projection import Detector, ProjectionGeometry
+from scanfield.space.view_poses import ViewPoses
 
 VOLUME = Grid.centred((20, 20, 1), 2.0)
 GEOMETRY = ProjectionGeometry("parallel", np.array([0.0, 45.0, 90.0]), Detector("flat", (1, 9), (2.0, 4.0)), VOLUME)
@@ -53,3 +55,20 @@ def test_gradients_reach_the_field():
     operator = LineIntegral(GEOMETRY, Domain.of_grid(VOLUME), 8)
     predict(lambda x: weight.expand(*x.shape[:-1], 1), operator, torch.tensor([4])).sum().backward()
     assert weight.grad.item() == pytest.approx(40.0, rel=1e-5)
+
+
+def test_poses_are_asked_anew_for_every_batch_and_cannot_be_stored():
+    """A square of 40 mm moved by 30 mm across the first view: half of its detector sees air."""
+    poses = ViewPoses(3)
+    domain = Domain.of_grid(VOLUME)
+    operator = LineIntegral(GEOMETRY, domain, 64, poses=poses)
+    torch.testing.assert_close(
+        predict_all(constant, operator), predict_all(constant, LineIntegral(GEOMETRY, domain, 64))
+    )
+    with torch.no_grad():
+        poses.translation[0, 0] = 30.0
+    moved = predict_all(constant, operator)[0, 0]
+    s = (torch.arange(9) - 4) * 4.0
+    torch.testing.assert_close(moved, torch.where(s > 10.0, 0.8, 0.0), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="follow poses"):
+        StoredLineIntegral.make(operator)

@@ -7,15 +7,19 @@ import pytest
 import torch
 
 from scanfield.data.hounsfield import MU_WATER_PER_MM
+from scanfield.data.phantoms import Ellipsoid, Phantom
 from scanfield.data.scan import Scan
 from scanfield.errors import InputError
+from scanfield.operators.pixels import detector_pixels
 from scanfield.operators.simulate import (
     CtScanOptions,
     field_radius_mm,
     gantry_frame,
+    height_on_detector_mm,
     measured_radius_mm,
     scanner,
     simulate_ct,
+    subsamples,
 )
 from scanfield.space.grid import Grid
 
@@ -137,6 +141,54 @@ def test_noise_in_percent_is_relative_to_the_largest_line_integral():
     assert clean.noise.kind == "none"
 
 
+def ball(spacing: float = 2.0) -> Scan:
+    """A ball of 30 mm radius about (5, -4, 3), its border voxels weighted by 4 x 4 x 4 points."""
+    phantom = Phantom((Ellipsoid((5.0, -4.0, 3.0), (30.0, 30.0, 30.0), value=MU),))
+    n = round(90 / spacing)
+    grid = Grid.centred((n, n, n), spacing)
+    parts = (torch.arange(4) + 0.5) / 4 - 0.5
+    offsets = torch.cartesian_prod(parts, parts, parts) * spacing
+    values = sum(phantom.values(grid.points() + offset) for offset in offsets) / len(offsets)
+    return Scan(values.reshape(grid.shape), grid, unit="1/mm")
+
+
+@pytest.mark.parametrize("detector", ["flat", "arc"])
+def test_a_cone_beam_measures_the_chords_of_a_ball(detector):
+    """Against exact integrals along the same rays; a displaced detector sees another part of it."""
+    phantom = Phantom((Ellipsoid((5.0, -4.0, 3.0), (30.0, 30.0, 30.0), value=MU),))
+    options = CtScanOptions(
+        beam="cone",
+        detector=detector,
+        views=5,
+        arc_deg=200.0,
+        offset_mm=(3.0, -8.0),
+        source_to_axis_mm=200.0,
+        source_to_detector_mm=330.0,
+        subrays=1,
+    )
+    scan = simulate_ct(ball(), options)
+    of = scan.acquisition
+    assert of.kind == "projections:cone" and of.detector.kind == detector
+    assert of.detector.offset[0] == 3.0
+    assert of.angles_deg.tolist() == pytest.approx([0, 40, 80, 120, 160])
+    exact = phantom.line_integrals(of.rays(torch.arange(of.count), dtype=torch.float64)).reshape(of.shape)
+    assert float(scan.values.max()) == pytest.approx(2 * 30 * MU, rel=0.02)
+    well_inside = exact > 0.6 * exact.max()  # the edge of the ball is one of voxels
+    assert float((scan.values - exact)[well_inside].abs().max()) < 0.04 * float(exact.max())
+    assert float(scan.values.sum()) == pytest.approx(float(exact.sum()), rel=2e-3)
+
+
+def test_the_rows_of_a_cone_beam_cover_the_volume_from_every_side():
+    grid = ball().grid
+    geometry = scanner(grid, CtScanOptions(beam="cone", views=60, source_to_axis_mm=200.0, source_to_detector_mm=330.0))
+    seen = detector_pixels(geometry, torch.tensor(grid.corners_mm()))
+    assert bool(seen.inside(geometry).all())
+    rows, row_mm = geometry.detector.shape[0], geometry.detector.spacing[0]
+    assert row_mm == pytest.approx(2 * 330 / 200)
+    assert (rows - 1) * row_mm < height_on_detector_mm(grid, 200.0, 330.0) <= rows * row_mm
+    assert subsamples(CtScanOptions(beam="cone")) == (2, 2) and subsamples(CtScanOptions(beam="fan")) == (1, 4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -151,6 +203,13 @@ def test_noise_in_percent_is_relative_to_the_largest_line_integral():
         (CtScanOptions(detector="arc"), "no arc detector"),
         (CtScanOptions(beam="fan", source_to_axis_mm=10.0), "do not clear the volume"),
         (CtScanOptions(beam="fan", source_to_axis_mm=500.0, source_to_detector_mm=501.0), "do not clear the volume"),
+        (CtScanOptions(beam="fan", rows=5), "every slice is one detector row"),
+        (CtScanOptions(row_mm=2.0), "every slice is one detector row"),
+        (CtScanOptions(offset_mm=(1.0, 0.0)), "every slice is one detector row"),
+        (CtScanOptions(beam="cone", offset_mm=(0.0, float("inf"))), "two finite numbers"),
+        (CtScanOptions(beam="cone", rows=0), "rows must be at least 1"),
+        (CtScanOptions(beam="cone", row_mm=-1.0), "row_mm must be positive"),
+        (CtScanOptions(beam="cone", source_to_axis_mm=10.0), "do not clear the volume"),
     ],
 )
 def test_impossible_scans_are_refused(options, message):

@@ -7,7 +7,7 @@ import torch
 from scanfield.data.scan import Scan
 from scanfield.errors import InputError
 from scanfield.operators.encoding import KSpaceEncoding
-from scanfield.operators.simulate_kspace import KSpaceScanOptions, simulate_kspace
+from scanfield.operators.simulate_kspace import KSpaceScanOptions, simulate_kspace, true_series
 from scanfield.space.grid import Grid
 
 pytest.importorskip("finufft")
@@ -63,6 +63,19 @@ def test_beating_moves_the_middle_and_comes_back():
     assert (truth[10] - truth[0]).abs().max() > 5
     torch.testing.assert_close(truth[1], truth[19], atol=0.2, rtol=0)
     assert (truth[10] - truth[0]).abs()[:3].max() < 0.2  # far from the region
+
+
+def test_the_beat_has_r_peaks_and_a_truth_at_any_time():
+    beat = replace(SMALL, motion="beating", period_s=0.04)
+    made = simulate_kspace(head(), beat)
+    times = made.kspace.acquisition.time_s
+    np.testing.assert_allclose(np.diff(made.kspace.r_peaks_s), 0.04)
+    assert made.kspace.r_peaks_s[0] == 0 and 0 <= times.max() + beat.repetition_s - made.kspace.r_peaks_s[-1] < 0.04
+    middle = float(times[made.kspace.acquisition.frame_of_view == 1].mean())
+    found = true_series(head(), beat, [middle, middle + 0.04, 0.0, 0.02])
+    assert torch.allclose(found[0], made.truth[1], atol=1e-5) and torch.allclose(found[1], found[0], atol=1e-3)
+    assert not torch.allclose(found[2], found[3], atol=1e-2)
+    assert simulate_kspace(head(), SMALL).kspace.r_peaks_s is None
 
 
 def test_brightening_rises_through_the_scan():

@@ -8,8 +8,10 @@ from functools import partial
 
 from torch import Tensor
 
-from scanfield.baselines import fbp, interpolation, iterative, tv
+from scanfield.baselines import fbp, interpolation, iterative, metal, piccs, tv
 from scanfield.data.measurement import Measurement
+from scanfield.data.scan import Scan
+from scanfield.operators.fdk import feldkamp
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
 
@@ -39,6 +41,13 @@ EVERY = ("parallel", "fan", "cone")
 BASELINES: dict[str, Baseline] = {
     "fbp": Baseline(
         "FBP", "Filtered backprojection of the measured views with the plain ramp.", True, CIRCULAR, fbp.reconstruct
+    ),
+    "fdk": Baseline(
+        "FDK",
+        "Filtered backprojection of the measured views of a cone beam (Feldkamp) with the plain ramp.",
+        True,
+        ("cone",),
+        lambda measurement, grid: feldkamp(measurement.values, measurement.acquisition, grid),
     ),
     "linear-fbp": Baseline(
         "linear + FBP",
@@ -83,3 +92,28 @@ BASELINES: dict[str, Baseline] = {
         tv.reconstruct,
     ),
 }
+
+
+def with_prior(prior: Scan) -> dict[str, Baseline]:
+    """All rivals of a method that takes a prior: `BASELINES`, and those that take one, too.
+
+    Args:
+        prior: attenuation in 1/mm, on any grid.
+    """
+    text = "TV of the image and of its difference to the prior, weights chosen on held-out views."
+    takes = Baseline("PICCS", text, False, EVERY, lambda measurement, grid: piccs.reconstruct(measurement, grid, prior))
+    return BASELINES | {"piccs": takes}
+
+
+def for_metal(measurement: Measurement[ProjectionGeometry]) -> dict[str, Baseline]:
+    """The rivals for a scan with a known spectrum or known metal; none for other scans."""
+    found = {}
+    if measurement.spectrum is not None:
+        text = "Filtered backprojection of projections corrected for the hardening by water."
+        found["water-fbp"] = Baseline("water-corrected FBP", text, True, CIRCULAR, metal.water_corrected_fbp)
+    if measurement.metal is not None:
+        text = "The metal trace interpolated linearly along the detector, then filtered backprojection."
+        found["li"] = Baseline("LI", text, True, CIRCULAR, metal.linear_interpolation)
+        text = "The metal trace interpolated after division by the projections of a prior of air, water and bone."
+        found["nmar"] = Baseline("NMAR", text, True, CIRCULAR, metal.nmar)
+    return found

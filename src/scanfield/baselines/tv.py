@@ -10,7 +10,9 @@ algorithm 1 with theta = 1, and a dual step size of its own for each of A and D.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +22,8 @@ from scanfield.data.measurement import Measurement
 from scanfield.operators.voxel import VoxelProjector
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
+
+Setting = TypeVar("Setting")
 
 RELATIVE_WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Weights tried, as fractions of the largest entry of A^T y."""
@@ -58,21 +62,44 @@ def choose_weight(
     Nothing but the measurement decides. `weights` defaults to `RELATIVE_WEIGHTS`; their smallest is returned for
     scans of fewer than three views, which leave nothing to hold out.
     """
-    device = measurement.values.device
-    views = measurement.acquisition.views
-    fitted, held_out = measurement.hold_out(max(1, round(views / 10)) if views > 2 else 0)
-    projector = VoxelProjector(fitted.acquisition, grid, device=device)
     if weights is None:
-        largest = float(projector.backproject(fitted.values).max()) * views / fitted.acquisition.views
-        weights = tuple(relative * largest for relative in RELATIVE_WEIGHTS)
+        weights = scaled_weights(measurement, grid)
+    return choose(sorted(weights), lambda weight: [TvTerm(weight)], measurement, grid, iterations=iterations)
+
+
+def scaled_weights(measurement: Measurement[ProjectionGeometry], grid: Grid) -> tuple[float, ...]:
+    """`RELATIVE_WEIGHTS` times the largest entry of A^T y (mm), from the views that `choose` fits."""
+    fitted, _ = _split(measurement)
+    projector = VoxelProjector(fitted.acquisition, grid, device=fitted.values.device)
+    largest = (
+        float(projector.backproject(fitted.values).max()) * measurement.acquisition.views / fitted.acquisition.views
+    )
+    return tuple(relative * largest for relative in RELATIVE_WEIGHTS)
+
+
+def choose(
+    settings: Sequence[Setting],
+    terms: Callable[[Setting], Sequence[TvTerm]],
+    measurement: Measurement[ProjectionGeometry],
+    grid: Grid,
+    *,
+    iterations: int = 100,
+) -> Setting:
+    """The setting whose `solve_terms` from nine tenths of the views predicts the remaining views best.
+
+    The first one for scans of fewer than three views, which leave nothing to hold out.
+    """
+    fitted, held_out = _split(measurement)
     if held_out is None:
-        return min(weights)
+        return settings[0]
+    device = fitted.values.device
+    projector = VoxelProjector(fitted.acquisition, grid, device=device)
     check = VoxelProjector(held_out.acquisition, grid, device=device)
-    error = {}
-    for weight in weights:
-        predicted = check.project(solve_with(projector, fitted.values, weight, iterations).volume)
-        error[weight] = float(torch.linalg.vector_norm(predicted - held_out.values))
-    return min(error, key=lambda weight: error[weight])
+    errors = []
+    for setting in settings:
+        predicted = check.project(solve_terms(projector, fitted.values, terms(setting), iterations).volume)
+        errors.append(float(torch.linalg.vector_norm(predicted - held_out.values)))
+    return settings[errors.index(min(errors))]
 
 
 def solve(
@@ -80,36 +107,58 @@ def solve(
 ) -> TvSolution:
     """Minimises the objective of the module's docstring for one weight (mm), from x = 0."""
     projector = VoxelProjector(measurement.acquisition, grid, device=measurement.values.device)
-    return solve_with(projector, measurement.values, weight, iterations)
+    return solve_terms(projector, measurement.values, [TvTerm(weight)], iterations)
 
 
-def solve_with(
-    projector: VoxelProjector, y: Float[Tensor, "views rows columns"], weight: float, iterations: int
+@dataclass(frozen=True, eq=False)
+class TvTerm:
+    """weight TV(x - image): `weight` in mm; without an image TV(x)."""
+
+    weight: float
+    image: Float[Tensor, "n0 n1 n2"] | None = None
+
+
+def solve_terms(
+    projector: VoxelProjector, y: Float[Tensor, "views rows columns"], terms: Sequence[TvTerm], iterations: int
 ) -> TvSolution:
-    """`solve` with a projector at hand.
+    """argmin_{x >= 0} 1/2 ||A x - y||^2 + sum_k weight_k TV(x - image_k), from x = 0; its weight is their sum.
 
-    Step sizes: sigma for A, sigma ||A||^2 / ||D||^2 for D, which puts both on one scale, and tau = 1 / (2 sigma
-    ||A||^2), so that tau (sigma_A ||A||^2 + sigma_D ||D||^2) = 1, the limit of convergence.
+    Step sizes for K terms: sigma for A, sigma ||A||^2 / ||D||^2 for every D, which puts all on one scale, and tau = 1 /
+    ((1 + K) sigma ||A||^2), so that tau (sigma_A ||A||^2 + K sigma_D ||D||^2) = 1, the limit of convergence.
     """
     axes, scale = _axes(projector.grid)
     norm_a = projector.norm() ** 2 * 1.02  # power iteration approaches from below
     norm_d = 4 * sum(s**2 for s in scale)
-    sigma_d, tau = SIGMA * norm_a / norm_d, 1 / (2 * SIGMA * norm_a)
+    sigma_d, tau = SIGMA * norm_a / norm_d, 1 / ((1 + len(terms)) * SIGMA * norm_a)
     x = torch.zeros(projector.grid.shape, dtype=y.dtype, device=y.device)
     ahead = x
-    dual_a, dual_d = torch.zeros_like(y), torch.zeros(len(axes), *x.shape, dtype=y.dtype, device=y.device)
+    dual_a = torch.zeros_like(y)
+    duals = [torch.zeros(len(axes), *x.shape, dtype=y.dtype, device=y.device) for _ in terms]
+    jumps = [0.0 if term.image is None else _differences(term.image.to(y), axes, scale) for term in terms]
     history = []
     for k in range(iterations):
         dual_a = (dual_a + SIGMA * (projector.project(ahead) - y)) / (1 + SIGMA)
-        dual_d = dual_d + sigma_d * _differences(ahead, axes, scale)
-        dual_d = dual_d / (torch.linalg.vector_norm(dual_d, dim=0) / weight).clamp(min=1)
-        before = x
-        x = (x - tau * (projector.backproject(dual_a) + _transposed(dual_d, axes, scale))).clamp(min=0)
+        jump = _differences(ahead, axes, scale)
+        for number, term in enumerate(terms):
+            dual = duals[number] + sigma_d * (jump - jumps[number])
+            duals[number] = dual / (torch.linalg.vector_norm(dual, dim=0) / term.weight).clamp(min=1)
+        before, pull = x, _transposed(torch.stack(duals).sum(dim=0), axes, scale)
+        x = (x - tau * (projector.backproject(dual_a) + pull)).clamp(min=0)
         ahead = 2 * x - before
         if (k + 1) % 10 == 0:
-            variation = torch.linalg.vector_norm(_differences(x, axes, scale), dim=0).sum()
-            history.append(float(((projector.project(x) - y) ** 2).sum() / 2 + weight * variation))
-    return TvSolution(x, weight, tuple(history))
+            jump, objective = _differences(x, axes, scale), ((projector.project(x) - y) ** 2).sum() / 2
+            for term, other in zip(terms, jumps, strict=True):
+                objective = objective + term.weight * torch.linalg.vector_norm(jump - other, dim=0).sum()
+            history.append(float(objective))
+    return TvSolution(x, sum(term.weight for term in terms), tuple(history))
+
+
+def _split(
+    measurement: Measurement[ProjectionGeometry],
+) -> tuple[Measurement[ProjectionGeometry], Measurement[ProjectionGeometry] | None]:
+    """Nine tenths of the views, and the remaining ones, which choose settings."""
+    views = measurement.acquisition.views
+    return measurement.hold_out(max(1, round(views / 10)) if views > 2 else 0)
 
 
 def _axes(grid: Grid) -> tuple[tuple[int, ...], tuple[float, ...]]:

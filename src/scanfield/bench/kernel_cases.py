@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,8 +27,10 @@ from scanfield.kernels import hashgrid
 from scanfield.kernels.backend import using
 from scanfield.kernels.mlp import regression_loss
 from scanfield.losses.values import value_loss
+from scanfield.operators.voxel import VoxelProjector
 from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
+from scanfield.space.projection import Detector, ProjectionGeometry
 
 OMEGA = 30.0
 REGISTRATION_POINTS = 10_000
@@ -215,6 +218,22 @@ def registration(device: torch.device) -> Case:
     }
     # Value and three tangents, forward and twice backward: 12 passes through the matrices.
     return Case(n, 2 * 12 * siren_macs(256, 3, 3), variants)
+
+
+def cone_beam(device: torch.device) -> Case:
+    """A cone-beam scan projected and backprojected: 64^3 voxels, 4 views of 128 x 128 pixels; points are rays."""
+    grid = Grid.centred((64, 64, 64), 3.0)
+    detector = Detector("flat", (128, 128), (3.0, 3.0))
+    geometry = ProjectionGeometry(
+        "cone", 22.0 + 90.0 * np.arange(4), detector, grid, source_to_axis_mm=600.0, source_to_detector_mm=1000.0
+    )
+    volume = torch.rand(grid.shape, generator=draw()).to(device)
+    projector = VoxelProjector(geometry, grid, device=device)
+
+    def work() -> object:
+        return projector.backproject(projector.project(volume))
+
+    return Case(geometry.count, 0.0, {"plain torch": on("reference", work), "ours": work})
 
 
 def _step(field: Field, loss: Callable[[Field], Tensor]) -> Variant:

@@ -36,6 +36,8 @@ EXTRAS = {
     "mri": ("finufft", "raw MR data"),
     "spectra": ("xraydb", "X-ray spectra and metal"),
     "zarr": ("zarr", "volumes larger than memory"),
+    "view": ("starlette", "runs in the browser"),
+    "pdf": ("weasyprint", "reports as PDF"),
     "codec": ("imagecodecs", "standard codecs as rivals of compression"),
 }
 _MATMUL = 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scanfield.cli.method_flags import add_baselines, add_how, add_run_options, asked, parse, resumed, resumes
+from scanfield.cli.method_flags import How, add_baselines, add_how, add_run_options, asked, parse, resumed, resumes
 from scanfield.cli.parser import Parser, number, one_of
 from scanfield.cli.request import DoseRequest
 from scanfield.errors import InputError
@@ -46,8 +46,8 @@ def main(argv: Sequence[str]) -> int:
         like=like,
         spacing_mm=args.spacing_mm,
     )
-    how = {"force": args.force, "resume": False, "quiet": args.quiet, "as_json": args.json}
-    return fit_dose(request, config, Path(args.output), **how)
+    how = How.of(args)
+    return fit_dose(request, config, Path(args.output), how)
 
 
 def _parser() -> Parser:
@@ -114,5 +114,5 @@ def _resume(arguments: Sequence[str]) -> int:
     args, request, config = found
     from scanfield.cli.fit_dose import fit_dose
 
-    how = {"force": False, "resume": True, "quiet": args.quiet, "as_json": args.json}
-    return fit_dose(request, config, Path(args.resume), **how)
+    how = How.of(args, resume=True)
+    return fit_dose(request, config, Path(args.resume), how)

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from scanfield.cli.interrupt import stop_on_interrupt
+from scanfield.cli.method_flags import How
 from scanfield.cli.progress import progress
 from scanfield.cli.request import Request
 from scanfield.cli.text import hanging, voxel_text
+from scanfield.cli.watch import watched
 from scanfield.errors import InputError
 from scanfield.kernels.backend import backend_for
 from scanfield.methods import api
@@ -35,7 +37,9 @@ FILES = {  # what lies in a folder beside the images, by heading
     "landmarks": ("landmarks.csv",),
     "labels": ("warped_labels.nii.gz", "dice.csv"),
     "dose": ("dose.sfz", "dose.dcm", "dvh*.csv", "gamma.nii.gz"),
-    "slices": ("slices.json", "mask.nii.gz", "deviation.nii.gz"),
+    "k-space": ("kspace.npz",),
+    "slices": ("slices.json", "mask.nii.gz"),
+    "uncertainty": ("deviation.nii.gz", "interval-*.nii.gz", "samples.nii.gz"),
 }
 RENDERED = "`scanfield render` puts it on any grid"
 USES = {"reconstruct": RENDERED, "register": "`scanfield warp` moves images and points", "dose": RENDERED}
@@ -47,11 +51,7 @@ def fit(
     request: Request,
     prepare: Callable[[Run], tuple[list[str], Start]],
     folder: Path,
-    *,
-    force: bool,
-    resume: bool,
-    quiet: bool,
-    as_json: bool,
+    how: How,
 ) -> int:
     """Runs a request in a folder and returns the exit code.
 
@@ -61,24 +61,25 @@ def fit(
     Raises:
         InputError: an input is wrong; nothing is left of a folder made for it.
     """
-    display = progress(quiet=quiet)
+    display = progress(quiet=how.quiet)
     device = choose_device(request.device)
     backend_for(device, request.backend)  # one that cannot run is refused before anything is written
-    run = Run(folder, device, request.seed, resume, force, observers=(display,), backend=request.backend)
+    run = Run(folder, device, request.seed, how.resume, how.force, observers=(display,), backend=request.backend)
     described, start = prepare(run)
     new = not folder.exists()
-    if not (quiet or as_json):
+    if not (how.quiet or how.as_json):
         print(_announce(request, described, run), flush=True)
     how_to_resume = f"continue with: scanfield {request.program} --resume {shlex.quote(str(folder))}"
-    with _nothing_left_of(folder, new), _saying(how_to_resume, folder), stop_on_interrupt(run.stop), display:
-        outcome = start()
-    if as_json:
-        print(json.dumps(_facts(folder, outcome, run)))
-    elif not quiet:
-        print(_result(request, folder, outcome, run))
-    if run.stop.is_set():
-        print(f"stopped before the end; {how_to_resume}", file=sys.stderr)
-        return 1
+    with watched(folder, run.stop, view=how.view):
+        with _nothing_left_of(folder, new), _saying(how_to_resume, folder), stop_on_interrupt(run.stop), display:
+            outcome = start()
+        if how.as_json:
+            print(json.dumps(_facts(folder, outcome, run)))
+        elif not how.quiet:
+            print(_result(request, folder, outcome, run))
+        if run.stop.is_set():
+            print(f"stopped before the end; {how_to_resume}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from scanfield.cli.fit import fit, voxels
 from scanfield.cli.inputs import output_grid
+from scanfield.cli.method_flags import How
 from scanfield.cli.request import DoseRequest
 from scanfield.data.dose import Dose, box_of
 from scanfield.data.dose_files import read_dose, read_structures
@@ -21,9 +22,7 @@ from scanfield.tasks.dose_sum import accumulated
 from scanfield.tasks.outcome import Outcome
 
 
-def fit_dose(
-    request: DoseRequest, config: Any, folder: Path, *, force: bool, resume: bool, quiet: bool, as_json: bool
-) -> int:
+def fit_dose(request: DoseRequest, config: Any, folder: Path, how: How) -> int:
     """Runs a request in a folder and returns the exit code.
 
     Raises:
@@ -74,7 +73,7 @@ def fit_dose(
 
         return described, start
 
-    return fit(request, prepare, folder, force=force, resume=resume, quiet=quiet, as_json=as_json)
+    return fit(request, prepare, folder, how)
 
 
 def _described(name: str, dose: Dose) -> str:

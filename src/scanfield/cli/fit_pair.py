@@ -9,6 +9,7 @@ from typing import Any
 
 from scanfield.cli.fit import fit, voxels
 from scanfield.cli.inputs import read_image
+from scanfield.cli.method_flags import How
 from scanfield.cli.request import PairRequest
 from scanfield.data.itk import without_bias_field
 from scanfield.data.pair import Pair, windowed, with_mask
@@ -20,9 +21,7 @@ from scanfield.tasks.outcome import Outcome
 from scanfield.tasks.registration import register
 
 
-def fit_pair(
-    request: PairRequest, config: Any, folder: Path, *, force: bool, resume: bool, quiet: bool, as_json: bool
-) -> int:
+def fit_pair(request: PairRequest, config: Any, folder: Path, how: How) -> int:
     """Runs a request in a folder and returns the exit code.
 
     Raises:
@@ -65,7 +64,7 @@ def fit_pair(
             request=asdict(request),
         )
 
-    return fit(request, prepare, folder, force=force, resume=resume, quiet=quiet, as_json=as_json)
+    return fit(request, prepare, folder, how)
 
 
 def _image(name: str, mask: str | None, window: list[float] | None, which: str, correct_bias: str) -> Scan:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from scanfield.cli.fit import fit, voxels
 from scanfield.cli.inputs import output_grid, read_image, read_input
+from scanfield.cli.method_flags import How
 from scanfield.cli.request import ScanRequest
+from scanfield.cli.xray_inputs import with_xrays
 from scanfield.data.attenuation import attenuation, ct_unit
 from scanfield.data.hounsfield import MU_WATER_PER_MM
 from scanfield.data.measurement import Measurement
@@ -25,27 +27,27 @@ from scanfield.tasks.outcome import Outcome
 from scanfield.tasks.reconstruction import reconstruct
 
 
-def fit_scan(
-    request: ScanRequest, config: Any, folder: Path, *, force: bool, resume: bool, quiet: bool, as_json: bool
-) -> int:
+def fit_scan(request: ScanRequest, config: Any, folder: Path, how: How) -> int:
     """Runs a request in a folder and returns the exit code.
 
     Raises:
         InputError: an input is wrong; nothing is left of a folder made for it.
     """
-    if len(request.inputs) > 1:
-        raise InputError(f"{request.method} takes one scan, got {len(request.inputs)}", where=" ".join(request.inputs))
+    scans = [name for name in request.inputs if name not in (request.prior, request.metal_mask, request.spectrum)]
+    if len(scans) != 1:
+        raise InputError(f"{request.method} takes one scan, got {len(scans)}", where=" ".join(scans))
     data = read_input(request.inputs[0])
     api.check_accepts(request.method, data.kind)
     _check_options(request, data)
     grid = output_grid(_own_grid(data), request.like, request.spacing_mm)
 
     def prepare(run: Run) -> tuple[list[str], Callable[[], Outcome]]:
-        truth = None if request.reference is None else _truth(request, data, run)
+        truth = None if request.reference is None else _image(request, data, run, "reference")
+        prior = None if request.prior is None else _image(request, data, run, "prior")
         described = f"input     {Path(request.inputs[0]).name}: {_described(data)}"
-        return [described], lambda: _outcome(request, data, config, run, truth, grid)
+        return [described], lambda: _outcome(request, data, config, run, truth, prior, grid)
 
-    return fit(request, prepare, folder, force=force, resume=resume, quiet=quiet, as_json=as_json)
+    return fit(request, prepare, folder, how)
 
 
 def _outcome(
@@ -54,11 +56,12 @@ def _outcome(
     config: Any,
     run: Run,
     truth: Scan | None,
+    prior: Scan | None,
     grid: Grid,
 ) -> Outcome:
     if isinstance(data, Measurement):
         return reconstruct(
-            data,
+            with_xrays(data, request.metal_mask, request.spectrum),
             request.method,
             config,
             run,
@@ -67,6 +70,8 @@ def _outcome(
             baselines=request.baselines,
             reference=truth,
             grid=grid,
+            prior=prior,
+            ensemble=request.ensemble,
             scan_facts={"mu_water_per_mm": read_facts(request.inputs[0]).mu_water_per_mm},
             request=asdict(request),
         )
@@ -80,6 +85,7 @@ def _outcome(
         baselines=request.baselines,
         reference=truth,
         grid=grid,
+        ensemble=request.ensemble,
         request=asdict(request),
     )
 
@@ -94,21 +100,33 @@ def _check_options(request: ScanRequest, data: Scan | Measurement[ProjectionGeom
         raise InputError("projections are held out by views, not by voxels", fix="--holdout-views N")
     if isinstance(data, Scan) and request.holdout_views is not None:
         raise InputError("an image has no views to hold out", fix="--holdout-fraction F")
+    if isinstance(data, Scan) and request.prior is not None:
+        raise InputError("a prior image goes with CT projections, not with an image", fix="leave --prior out")
+    if isinstance(data, Scan) and (request.metal_mask is not None or request.spectrum is not None):
+        raise InputError("a metal mask and a spectrum go with CT projections, not with an image", fix="leave them out")
     if isinstance(data, Scan) and request.reference_unit != "auto":
         raise InputError("--reference-unit is for CT projections; an image's reference has the image's unit")
 
 
-def _truth(request: ScanRequest, data: Scan | Measurement[ProjectionGeometry], run: Run) -> Scan:
-    """The reference; for CT in 1/mm, its HU read with the attenuation of water the scan was made with."""
-    assert request.reference is not None
-    image = read_image(request.reference)
+def _image(
+    request: ScanRequest,
+    data: Scan | Measurement[ProjectionGeometry],
+    run: Run,
+    what: Literal["reference", "prior"],
+) -> Scan:
+    """The reference or the prior; for CT in 1/mm, its HU read with the attenuation of water the scan was made with."""
+    name, unit = (
+        (request.reference, request.reference_unit) if what == "reference" else (request.prior, request.prior_unit)
+    )
+    assert name is not None
+    image = read_image(name)
     if isinstance(data, Scan):
         return image
     mu_water = read_facts(request.inputs[0]).mu_water_per_mm
-    if mu_water is None and ct_unit(image, request.reference_unit) == "HU":
+    if mu_water is None and ct_unit(image, unit) == "HU":
         mu_water = MU_WATER_PER_MM
-        run.warn(f"the scan does not state the attenuation of water; the reference's HU refer to {mu_water:g} 1/mm")
-    return attenuation(image, request.reference_unit, mu_water or MU_WATER_PER_MM)
+        run.warn(f"the scan does not state the attenuation of water; the {what}'s HU refer to {mu_water:g} 1/mm")
+    return attenuation(image, unit, mu_water or MU_WATER_PER_MM)
 
 
 def _described(data: Scan | Measurement[ProjectionGeometry]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from scanfield.cli.fit import fit, voxels
 from scanfield.cli.inputs import read_image
+from scanfield.cli.method_flags import How
 from scanfield.cli.request import StackRequest
 from scanfield.cli.stack_inputs import read_stacks
 from scanfield.data.slices import SliceSet, slice_set
@@ -21,9 +22,7 @@ from scanfield.tasks.outcome import Outcome
 from scanfield.tasks.stacks import held_out_slices, reconstruct_stacks
 
 
-def fit_stacks(
-    request: StackRequest, config: Any, folder: Path, *, force: bool, resume: bool, quiet: bool, as_json: bool
-) -> int:
+def fit_stacks(request: StackRequest, config: Any, folder: Path, how: How) -> int:
     """Runs a request in a folder and returns the exit code.
 
     Raises:
@@ -54,7 +53,7 @@ def fit_stacks(
             request=asdict(request),
         )
 
-    return fit(request, prepare, folder, force=force, resume=resume, quiet=quiet, as_json=as_json)
+    return fit(request, prepare, folder, how)
 
 
 def stacks_of(request: StackRequest) -> list[Stack]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,19 +46,53 @@ def add_baselines(parser: argparse._ActionsContainer) -> None:
     )
 
 
+@dataclass(frozen=True)
+class How:
+    """How a command runs, whatever it fits."""
+
+    force: bool
+    resume: bool
+    quiet: bool
+    as_json: bool
+    view: bool
+
+    @staticmethod
+    def of(args: argparse.Namespace, *, resume: bool = False) -> How:
+        """From the arguments of a command, or of its --resume."""
+        force = False if resume else args.force
+        return How(force=force, resume=resume, quiet=args.quiet, as_json=args.json, view=args.view)
+
+
 def add_how(parser: Parser) -> None:
-    """Adds --seed, --device, --backend, --resume, --quiet and --json."""
+    """Adds --seed, --device, --backend, --resume, --view, --quiet and --json."""
     how = parser.add_argument_group("how it runs")
     how.add_argument("--seed", type=count(least=0), default=0, metavar="S", help="of every random number (default: 0)")
     add_device(how)
     add_backend(how)
     how.add_argument("--resume", metavar="RUN", help="continue a run; takes everything else from it")
+    _add_view(how)
     add_quiet(how)
     add_json(how)
 
 
-def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, Any]:
-    """Parses a command line whose flags depend on --method: the arguments and the method's configuration.
+def _add_view(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--view", action="store_true", help="follow the fit in the browser, and stop it there (needs scanfield[view])"
+    )
+
+
+def parse(
+    parser: Parser,
+    arguments: Sequence[str],
+    *,
+    method: str | None = None,
+    start: Callable[[argparse.Namespace], Any] | None = None,
+) -> tuple[argparse.Namespace, Any]:
+    """Parses a command line whose flags depend on the method: the arguments and the method's configuration.
+
+    Args:
+        method: the method, where it does not follow from --method.
+        start: the configuration that the given settings change, from the arguments; None for the preset.
 
     Raises:
         InputError: as for `Parser.parse`; the method is unknown, or a setting is wrong.
@@ -66,14 +101,17 @@ def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace,
     early.add_argument("--method")
     early.add_argument("--preset", type=one_of(*PRESETS), default="fast")
     known, _ = early.parse_known_args(list(arguments))
-    cls = None
-    if known.method is not None:
-        cls = api.load(api.card(known.method).name).Config
-        title = f"settings of {known.method} (defaults of --preset {known.preset})"
+    cls, name = None, known.method if method is None else method
+    if name is not None:
+        cls = api.load(api.card(name).name).Config
+        title = f"settings of {name} (defaults of --preset {known.preset})"
         add_config_flags(parser, cls, preset(cls, known.preset), title)
     args = parser.parse(arguments)
     assert cls is not None  # --method is required
-    return args, read_config(cls, preset(cls, args.preset), args.config, flag_values(args))
+    base = None if start is None else start(args)
+    if base is None:
+        base = preset(cls, args.preset or known.preset)
+    return args, read_config(cls, base, args.config, flag_values(args))
 
 
 def asked(args: argparse.Namespace, argv: Sequence[str], inputs: list[str]) -> dict[str, Any]:
@@ -106,10 +144,11 @@ def resumed(cls: type[R], arguments: Sequence[str]) -> tuple[argparse.Namespace,
     parser.add_argument("--resume", metavar="RUN", required=True)
     add_quiet(parser)
     add_json(parser)
+    _add_view(parser)
     try:
         args = parser.parse(arguments)
     except InputError as error:
-        fix = f"{prog} --resume RUN takes only --quiet and --json; everything else comes from the run"
+        fix = f"{prog} --resume RUN takes only --quiet, --json and --view; everything else comes from the run"
         raise InputError(error.what, fix=fix) from None
     folder = Path(args.resume)
     facts = read_run(folder)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scanfield.cli.method_flags import add_baselines, add_how, add_run_options, asked, parse, resumed, resumes
+from scanfield.cli.method_flags import How, add_baselines, add_how, add_run_options, asked, parse, resumed, resumes
 from scanfield.cli.parser import Parser
 from scanfield.cli.request import PairRequest
 from scanfield.errors import InputError
@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
         moving_window=args.moving_window,
         correct_bias=args.correct_bias,
     )
-    how = {"force": args.force, "resume": False, "quiet": args.quiet, "as_json": args.json}
-    return fit_pair(request, config, Path(args.output), **how)
+    how = How.of(args)
+    return fit_pair(request, config, Path(args.output), how)
 
 
 def _parser() -> Parser:
@@ -124,5 +124,5 @@ def _resume(arguments: Sequence[str]) -> int:
     args, request, config = found
     from scanfield.cli.fit_pair import fit_pair
 
-    how = {"force": False, "resume": True, "quiet": args.quiet, "as_json": args.json}
-    return fit_pair(request, config, Path(args.resume), **how)
+    how = How.of(args, resume=True)
+    return fit_pair(request, config, Path(args.resume), how)

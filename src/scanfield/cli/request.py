@@ -41,6 +41,11 @@ class ScanRequest(Request):
     reference_unit: Literal["auto", "HU", "1/mm"]
     holdout_views: int | None
     holdout_fraction: float | None
+    prior: str | None = None
+    prior_unit: Literal["auto", "HU", "1/mm"] = "auto"
+    ensemble: int | None = None
+    metal_mask: str | None = None
+    spectrum: str | None = None
 
     program = "reconstruct"
 
@@ -81,6 +86,20 @@ class StackRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KSpaceRequest(Request):
+    """Of `scanfield reconstruct` with raw MR data; `options` are those of `cli.kspace_inputs`."""
+
+    scans: list[str]
+    options: dict[str, Any]
+    holdout_views: int | None
+    reference: str | None
+    like: str | None
+    spacing_mm: float | None
+
+    program = "reconstruct"
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoseRequest(Request):
     """Of `scanfield dose`."""
 
@@ -99,13 +118,24 @@ class DoseRequest(Request):
     program = "dose"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest(Request):
+    """Of `scanfield train`."""
+
+    cohort: str
+    licence: str
+
+    program = "train"
+
+
 def read_request(cls: type[R], facts: dict[str, Any], where: str) -> R:
     """The request that a run was started with.
 
     Raises:
         InputError: another command started it, or its record does not say how it was started.
     """
-    started = {"registration": "register", "dose": "dose"}.get(str(facts.get("task")), "reconstruct")
+    tasks = {"registration": "register", "dose": "dose"}
+    started = facts.get("program") or tasks.get(str(facts.get("task")), "reconstruct")
     if started != cls.program:
         raise InputError(
             f"this run was started by `scanfield {started}`", where=where, fix=f"scanfield {started} --resume RUN"

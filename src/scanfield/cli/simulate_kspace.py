@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
 
     from scanfield.cli.inputs import read_image
     from scanfield.data.rawmri import write_kspace
-    from scanfield.operators.simulate_kspace import KSpaceScanOptions, simulate_kspace
+    from scanfield.operators.simulate_kspace import KSpaceScanOptions, simulate_kspace, true_series
 
     image = read_image(args.volume)
     index = image.grid.shape[2] // 2 if args.slice_index is None else args.slice_index
@@ -50,6 +50,12 @@ def main(argv: Sequence[str]) -> int:
         noise_percent=args.noise_percent,
         seed=args.seed,
     )
+    if args.truth is not None and not args.truth.endswith((".nii", ".nii.gz")):
+        raise InputError("the name of an image ends in .nii or .nii.gz", where=args.truth, fix=f"{args.truth}.nii.gz")
+    if args.phases is not None and (args.truth is None or options.motion not in ("beating", "both")):
+        raise InputError(
+            "--phases says where --truth lies within the beat", fix="add --truth FILE and --motion beating"
+        )
     made = simulate_kspace(image, options, slice_index=index, grid=grid)
     kspace = made.kspace if not args.without_sensitivities else replace(made.kspace, sensitivities=None)
     provenance = {
@@ -59,6 +65,16 @@ def main(argv: Sequence[str]) -> int:
         "options": asdict(options),
     }
     write_kspace(args.output, kspace, truth=made.truth, provenance=provenance)
+    if args.truth is not None:
+        from scanfield.data.nifti import write_nifti
+
+        truth, step = made.truth, options.views_per_frame * options.repetition_s
+        if args.phases is not None:
+            step = options.period_s / args.phases
+            times = [(phase + 0.5) * step for phase in range(args.phases)]
+            truth = true_series(image, options, times, slice_index=index, grid=grid)
+        values = truth[0].abs() if len(truth) == 1 else truth.abs().movedim(0, -1)
+        write_nifti(args.truth, values, kspace.acquisition.volume, unit=image.unit, step_s=step)
     facts = _summary(kspace, options)
     if args.json:
         print(json.dumps({"file": args.output, **facts}, indent=2))
@@ -129,6 +145,8 @@ def _parser() -> Parser:
     motion.add_argument(
         "--noise-percent", type=number(least=0), default=0.0, metavar="P", help="P %% of the bright tissue (default: 0)"
     )
+    motion.add_argument("--truth", metavar="CINE", help="also write the true magnitudes of the frames as NIfTI")
+    motion.add_argument("--phases", type=count(), metavar="P", help="--truth at P phases of the beat instead")
     motion.add_argument("--seed", type=count(least=0), default=0, metavar="S", help="(default: 0)")
     add_quiet(parser)
     add_json(parser)

@@ -8,14 +8,16 @@
     4       CRC-32 of everything before
             the payloads, in order, to the end of the file
 
-A section can be read without the others. Nothing is allocated that the file's own size does not cover.
+A section can be read without the others, and may itself be such a file. Nothing is allocated that the file's own size
+does not cover.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,28 @@ class Section:
     name: str
     kind: int
     payload: bytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section whose bytes are fetched when they are written: files may be larger than memory.
+
+    Args:
+        size, checksum: bytes of the payload and their CRC-32.
+        payload: fetches them.
+    """
+
+    name: str
+    kind: int
+    size: int
+    checksum: int
+    payload: Callable[[], bytes]
+
+    @staticmethod
+    def of(section: Section) -> Part:
+        """A section that is in memory."""
+        crc = zlib.crc32(section.payload)
+        return Part(section.name, section.kind, len(section.payload), crc, lambda: section.payload)
 
 
 @dataclass(frozen=True)
@@ -84,32 +108,51 @@ def write_container(path: str | Path, header: dict[str, Any], sections: Sequence
     Raises:
         InputError: the file cannot be written, or its name does not end in .sfz.
     """
+    return write_parts(path, header, [Part.of(section) for section in sections])
+
+
+def write_parts(path: str | Path, header: dict[str, Any], parts: Sequence[Part]) -> int:
+    """`write_container` with one payload in memory at a time.
+
+    Raises:
+        InputError: as for `write_container`; or a payload is not the one that its part announced.
+    """
     if not str(path).endswith(SUFFIX):
         raise InputError("the name of a compressed file ends in .sfz", where=str(path), fix=f"{path}{SUFFIX}")
-    content = pack(header, sections)
-    with write_atomically(path) as temporary:
-        temporary.write_bytes(content)
-    return len(content)
+    head = _head(header, parts)
+    with write_atomically(path) as temporary, temporary.open("wb") as file:
+        file.write(head)
+        for part in parts:
+            payload = part.payload()
+            if len(payload) != part.size or zlib.crc32(payload) != part.checksum:
+                raise InputError(f"the part '{part.name}' changed while the file was written", where=str(path))
+            file.write(payload)
+    return len(head) + sum(part.size for part in parts)
 
 
 def pack(header: dict[str, Any], sections: Sequence[Section]) -> bytes:
     """The bytes of a file."""
-    names = [section.name for section in sections]
-    if len(set(names)) != len(names):
-        raise ValueError(f"sections need distinct names, got {names}")
+    head = _head(header, [Part.of(section) for section in sections])
+    return head + b"".join(section.payload for section in sections)
+
+
+def _head(header: dict[str, Any], parts: Sequence[Part]) -> bytes:
+    """Everything before the payloads."""
+    if len({part.name for part in parts}) != len(parts):
+        raise ValueError(f"sections need distinct names, got {[part.name for part in parts]}")
     facts = compress_text(json.dumps(header, separators=(",", ":"), allow_nan=False))
     out = Writer()
     out.unsigned(len(facts))
     out.block(facts)
-    out.unsigned(len(sections))
-    for section in sections:
-        name = section.name.encode()
-        out.block(bytes([section.kind, len(name)]))
+    out.unsigned(len(parts))
+    for part in parts:
+        name = part.name.encode()
+        out.block(bytes([part.kind, len(name)]))
         out.block(name)
-        out.unsigned(len(section.payload))
-        out.block(_checksum(section.payload))
+        out.unsigned(part.size)
+        out.block(part.checksum.to_bytes(4, "little"))
     head = MAGIC + bytes([SCHEMA]) + len(out.content).to_bytes(4, "little") + out.content
-    return head + _checksum(head) + b"".join(section.payload for section in sections)
+    return head + _checksum(head)
 
 
 def read_head(path: str | Path) -> Head:
@@ -119,26 +162,29 @@ def read_head(path: str | Path) -> Head:
         InputError: the file is missing, no .sfz, truncated, altered, or of a newer schema.
     """
     path = existing_file(path)
-    where, size = str(path), path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if start[:3] != MAGIC or len(start) < 8:
-            raise InputError("this is not an .sfz file", where=where, fix="give a file that `scanfield compress` wrote")
-        if start[3] > SCHEMA:
-            raise InputError(
-                f"the file has schema {start[3]}; this version reads up to {SCHEMA}",
-                where=where,
-                fix="pip install --upgrade scanfield",
-            )
-        length = int.from_bytes(start[4:], "little")
-        if length + 12 > size:
-            raise InputError(
-                f"the file is truncated or damaged: its header promises {length} bytes, the file has {size}",
-                where=where,
-            )
-        head = file.read(length)
-        if _checksum(start + head) != file.read(4):
-            raise InputError("the file was altered: its header's checksum does not fit", where=where)
+        return _read_head(file, path.stat().st_size, str(path))
+
+
+def _read_head(file: io.BufferedReader | io.BytesIO, size: int, where: str) -> Head:
+    start = file.read(8)
+    if start[:3] != MAGIC or len(start) < 8:
+        raise InputError("this is not an .sfz file", where=where, fix="give a file that `scanfield compress` wrote")
+    if start[3] > SCHEMA:
+        raise InputError(
+            f"the file has schema {start[3]}; this version reads up to {SCHEMA}",
+            where=where,
+            fix="pip install --upgrade scanfield",
+        )
+    length = int.from_bytes(start[4:], "little")
+    if length + 12 > size:
+        raise InputError(
+            f"the file is truncated or damaged: its header promises {length} bytes, the file has {size}",
+            where=where,
+        )
+    head = file.read(length)
+    if _checksum(start + head) != file.read(4):
+        raise InputError("the file was altered: its header's checksum does not fit", where=where)
     source = Reader(head, where)
     header = _facts(source.block(source.unsigned()), where)
     entries, at = [], length + 12
@@ -159,10 +205,14 @@ def read_section(path: str | Path, entry: Entry) -> Section:
         InputError: the payload is truncated or was altered.
     """
     with Path(path).open("rb") as file:
-        file.seek(entry.start)
-        payload = file.read(entry.size)
-    if len(payload) != entry.size or _checksum(payload) != entry.checksum.to_bytes(4, "little"):
-        raise InputError(f"the file was altered: the checksum of its part '{entry.name}' does not fit", where=str(path))
+        return _read_section(file, entry, str(path))
+
+
+def _read_section(file: io.BufferedReader | io.BytesIO, entry: Entry, where: str) -> Section:
+    file.seek(entry.start)
+    payload = file.read(entry.size)
+    if len(payload) != entry.size or zlib.crc32(payload) != entry.checksum:
+        raise InputError(f"the file was altered: the checksum of its part '{entry.name}' does not fit", where=where)
     return Section(entry.name, entry.kind, payload)
 
 
@@ -170,6 +220,13 @@ def read_container(path: str | Path) -> Container:
     """The whole file. Errors: as for `read_head` and `read_section`."""
     head = read_head(path)
     return Container(head.header, tuple(read_section(path, entry) for entry in head.entries))
+
+
+def unpack(content: bytes, *, where: str = "") -> Container:
+    """The content of `pack`. Errors: as for `read_container`."""
+    file = io.BytesIO(content)
+    head = _read_head(file, len(content), where)
+    return Container(head.header, tuple(_read_section(file, entry, where) for entry in head.entries))
 
 
 def _facts(content: bytes, where: str) -> dict[str, Any]:

@@ -95,15 +95,23 @@ def _context(counts: Sequence[int]) -> np.ndarray:
 
 def _pack(groups: Sequence[tuple[np.ndarray, int]]) -> bytes:
     """The `shift` lowest bits of every value, most significant first, all groups together."""
-    bits = [(low[:, None] >> np.arange(shift)[::-1] & 1).astype(np.uint8).ravel() for low, shift in groups]
+    bits = []
+    for low, shift in groups:
+        table = np.empty((len(low), shift), dtype=np.uint8)
+        for k in range(shift):
+            table[:, shift - 1 - k] = low >> k & 1
+        bits.append(table.ravel())
     return np.packbits(np.concatenate(bits)).tobytes()
 
 
 def _unpack(content: bytes, counts: Sequence[int], shifts: Sequence[int]) -> list[np.ndarray]:
-    bits = np.unpackbits(np.frombuffer(content, np.uint8)).astype(np.int64)
+    bits = np.unpackbits(np.frombuffer(content, np.uint8))
     values, at = [], 0
     for count, shift in zip(counts, shifts, strict=True):
         part = bits[at : at + count * shift].reshape(count, shift)
-        values.append(part @ (np.int64(1) << np.arange(shift, dtype=np.int64)[::-1]))
+        low = np.zeros(count, dtype=np.int64)
+        for k in range(shift):
+            low |= part[:, shift - 1 - k].astype(np.int64) << k
+        values.append(low)
         at += count * shift
     return values

@@ -1,10 +1,12 @@
 """A fitted field as an `.sfz` file: configuration and spec in the header, quantised weights in the payload.
 
-    header     method, config, spec (its domain as one word where it is the grid's own box), facts of the caller
+    header     method, config, spec (its domain as one word where it is the grid's own box), facts of the caller; with
+               a trained model: its key, and of the configuration what differs from the model's
     weights    see `codec.weights`
     tensor/... the result's further tensors, exactly
 
-The decoder needs nothing but the file: it builds the method's field from configuration and spec and loads the weights.
+Weights that a model holds are not in the file: such a file is read with the model of the same key. Any other file
+needs nothing but itself. The decoder builds the method's field from configuration and spec and loads the weights.
 Weights are the same bits on every machine; the values that a field computes from them agree between machines and
 devices up to the rounding of float32 arithmetic.
 """
@@ -40,6 +42,7 @@ from scanfield.methods.config import from_json, to_json
 from scanfield.run import Run
 from scanfield.space.domain import Domain, Scaling
 from scanfield.space.grid import Grid
+from scanfield.tasks.model import Model
 from scanfield.tasks.result import Bounded, Reconstruction, Spec
 
 DEFAULT_BITS = 10
@@ -81,6 +84,7 @@ def write_field(
     distortion: Callable[[dict[str, Tensor]], float] | None = None,
     facts: dict[str, Any] | None = None,
     sections: Sequence[Section] = (),
+    model: Model | None = None,
 ) -> RateReport:
     """Writes a result; at most one of `max_bytes`, `bits` and `rungs` says how finely (default: 10 bits a number).
 
@@ -93,17 +97,16 @@ def write_field(
             points of its grid.
         facts: anything JSON-able that the header should carry too.
         sections: further sections of the file; they count.
+        model: the trained model of the result, whose weights are left out.
 
     Raises:
         InputError: the budget is too small (the message says what is needed), or the file cannot be written.
     """
     if sum(choice is not None for choice in (max_bytes, bits, rungs)) > 1:
         raise ValueError("only one of max_bytes, bits and rungs can be given")
-    state = {name: t.detach() for name, t in result.field.state_dict().items()}
-    header = _header(result, facts or {})
-    others = [*(_tensor_section(name, t) for name, t in result.tensors.items()), *sections]
+    state = own_weights(result, model)
     if max_bytes is not None:
-        left = weight_budget(result, max_bytes, facts=facts, sections=sections)
+        left = weight_budget(result, max_bytes, facts=facts, sections=sections, model=model)
         if left <= 0:
             raise InputError(
                 f"{max_bytes} bytes do not even hold the file's header, which takes {max_bytes - left}",
@@ -113,32 +116,68 @@ def write_field(
         rungs = choose_rungs(state, left, distortion or value_change(result), tail=tail)
     elif rungs is None:
         rungs = rungs_for_bits(state, DEFAULT_BITS if bits is None else bits, tail=tail)
-    write_container(path, header, [*encode_weights(state, rungs, tail=tail), *others])
+    content = container_of(result, rungs, tail=tail, facts=facts, sections=sections, model=model)
+    write_container(path, content.header, content.sections)
     return rate_report(path)
 
 
-def read_field(path: str | Path, device: torch.device | str = "cpu") -> Reconstruction:
+def container_of(
+    result: Reconstruction,
+    rungs: Mapping[str, int],
+    *,
+    tail: int = 0,
+    facts: dict[str, Any] | None = None,
+    sections: Sequence[Section] = (),
+    model: Model | None = None,
+) -> Container:
+    """What `write_field` writes: header and sections of a result whose weights are written on these rungs."""
+    state = own_weights(result, model)
+    tensors = (_tensor_section(name, t) for name, t in result.tensors.items())
+    weights = encode_weights(state, rungs, tail=tail)
+    return Container(_header(result, facts or {}, model), (*weights, *tensors, *sections))
+
+
+def own_weights(result: Reconstruction, model: Model | None = None) -> dict[str, Tensor]:
+    """The weights of a result's field that its file holds: all that are not the model's."""
+    others = set() if model is None else set(model.tensors)
+    return {name: t.detach() for name, t in result.field.state_dict().items() if name not in others}
+
+
+def read_field(path: str | Path, device: torch.device | str = "cpu", *, model: Model | None = None) -> Reconstruction:
     """The result in a file of `write_field`; its field has the quantised weights, `provenance` the header's facts.
 
+    Args:
+        model: the model the file was written with, if it was written with one.
+
     Raises:
-        InputError: the file is missing, damaged, of a newer schema or of an unknown method.
+        InputError: the file is missing, damaged, of a newer schema or of an unknown method; it needs another model.
     """
-    where, content = str(path), read_container(path)
+    return field_of(read_container(path), device, where=str(path), model=model)
+
+
+def field_of(
+    content: Container, device: torch.device | str = "cpu", *, where: str = "", model: Model | None = None
+) -> Reconstruction:
+    """`read_field` of a file that is in memory."""
     try:
         name, settings, spec = str(content.header["method"]), content.header["config"], _spec(content.header["spec"])
         facts = dict(content.header.get("facts", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"the file's header describes no field: {error!r}", where=where) from None
+    check_key(content.header, model, where)
     module = api.load(name)
-    config = from_json(module.Config, settings, where=f"{where}: config")
-    size = sum(len(section.payload) for section in content.sections)
+    base, given = (None, {}) if model is None else (model.config, model.tensors)
+    config = from_json(module.Config, settings, base=base, where=f"{where}: config")
+    size = sum(t.numel() for t in given.values()) + sum(len(section.payload) for section in content.sections)
     try:
         with Bounded(numbers=2**22 + 1024 * size, calls=10_000 + 16 * size):
             field: nn.Module = module.build(config, spec)
     except (RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
         what = f"the file's header describes a field that its bytes cannot hold: {error}"
         raise InputError(what, where=where) from None
-    field.load_state_dict(decode_weights(list(content.sections), shapes_of(field.state_dict()), where=where))
+    shapes = shapes_of(field.state_dict())
+    coded = decode_weights(list(content.sections), {n: s for n, s in shapes.items() if n not in given}, where=where)
+    field.load_state_dict(coded | {name: t for name, t in given.items() if name in shapes})
     return Reconstruction(
         method=name,
         config=config,
@@ -163,13 +202,35 @@ def rate_report(path: str | Path) -> RateReport:
     return RateReport((("header", head.size), *((entry.name, entry.size) for entry in head.entries)), voxels)
 
 
+def check_key(header: Mapping[str, Any], model: Model | None, where: str) -> None:
+    """Raises `InputError` if the file of this header needs a model and has none, needs none, or needs another."""
+    needed = header.get("model")
+    if needed is None and model is not None:
+        raise InputError("this file needs no model: everything is in it", where=where, fix="leave out --model")
+    if needed is not None and model is None:
+        what = f"this file needs the model {needed} of '{header.get('method')}': the shared network is not in it"
+        raise InputError(what, where=where, fix="give the model it was written with: --model MODEL")
+    if model is not None and needed != model.key:
+        raise InputError(
+            f"this file was written with the model {needed}, this one is {model.key}",
+            where=where,
+            fix="give the model it was written with: --model MODEL",
+        )
+
+
 def weight_budget(
-    result: Reconstruction, max_bytes: int, *, facts: dict[str, Any] | None = None, sections: Sequence[Section] = ()
+    result: Reconstruction,
+    max_bytes: int,
+    *,
+    facts: dict[str, Any] | None = None,
+    sections: Sequence[Section] = (),
+    model: Model | None = None,
 ) -> int:
     """Bytes that a file of `max_bytes` has left for the weights; negative if the rest alone is larger."""
     empty = [Section(WEIGHTS, 0, b""), Section(NUMBERS, 0, b"")]
     others = [*(_tensor_section(name, t) for name, t in result.tensors.items()), *sections]
-    return max_bytes - len(pack(_header(result, facts or {}), [*empty, *others])) - 4  # a length has up to 3 bytes
+    header = _header(result, facts or {}, model)
+    return max_bytes - len(pack(header, [*empty, *others])) - 4  # a length has up to 3 bytes
 
 
 def value_change(result: Reconstruction) -> Callable[[dict[str, Tensor]], float]:
@@ -191,14 +252,16 @@ def value_change(result: Reconstruction) -> Callable[[dict[str, Tensor]], float]
     return change
 
 
-def _header(result: Reconstruction, facts: dict[str, Any]) -> dict[str, Any]:
+def _header(result: Reconstruction, facts: dict[str, Any], model: Model | None = None) -> dict[str, Any]:
     spec = result.spec.to_json()
     for scaling in get_args(Scaling):
         if Domain.of_grid(result.spec.grid, scaling=scaling).to_json() == spec["domain"]:
             spec["domain"] = scaling
             break
-    header = {"method": result.method, "config": to_json(result.config), "spec": spec}
-    return header | ({"facts": facts} if facts else {})
+    config, known = to_json(result.config), {} if model is None else to_json(model.config)
+    config = {name: value for name, value in config.items() if name not in known or known[name] != value}
+    header = {"method": result.method, "config": config, "spec": spec}
+    return header | ({} if model is None else {"model": model.key}) | ({"facts": facts} if facts else {})
 
 
 def _spec(facts: dict[str, Any]) -> Spec:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.fft import dctn
 
 from scanfield.errors import InputError
 
@@ -151,13 +152,18 @@ def _deeper(code: str, shape: Sequence[int]) -> str:
     return "".join("1" if letter == "1" else "1" + "0" * len(children(next(boxes))) for letter in code)
 
 
-def shares(values: Float[np.ndarray, "n0 n1 n2"], boxes: Sequence[Box], by: str) -> Float[np.ndarray, " blocks"]:
+def shares(
+    values: Float[np.ndarray, "n0 n1 n2"], boxes: Sequence[Box], by: str, *, numbers: int = 0
+) -> Float[np.ndarray, " blocks"]:
     """Each block's share of the weights, summing to 1.
 
     Args:
-        by: 'concentration', |x_i| / D(x_i) (published); 'size', |x_i|; 'equal'.
+        by: 'concentration', |x_i| / D(x_i) (published); 'size', |x_i|; 'equal'; 'coefficients', |{k: c_ik^2 > t}| with
+            the cosine transform c_i of block i and the t for which all blocks together have `numbers` of them (ours).
     """
     parts = [values[tuple(slice(start, stop) for start, stop in box)] for box in boxes]
+    if by == "coefficients":
+        return _significant([_energies(part) for part in parts], numbers)
     sizes = np.array([part.size for part in parts], dtype=np.float64)
     if by == "concentration":
         sizes /= np.array([concentration(part) for part in parts])
@@ -166,3 +172,23 @@ def shares(values: Float[np.ndarray, "n0 n1 n2"], boxes: Sequence[Box], by: str)
     elif by != "size":
         raise ValueError(f"weights are shared by 'concentration', 'size' or 'equal', got '{by}'")
     return sizes / sizes.sum()
+
+
+def _energies(values: Float[np.ndarray, "n0 n1 n2"]) -> Float[np.ndarray, " n"]:
+    """Squares of the orthonormal cosine transform without the mean."""
+    squares = np.square(dctn(values.astype(np.float64), norm="ortho")).reshape(-1)
+    return np.asarray(squares[1:])
+
+
+def _significant(energies: Sequence[Float[np.ndarray, " n"]], numbers: int) -> Float[np.ndarray, " blocks"]:
+    """How the `numbers` largest entries of all lists are spread over the lists; no list goes without (a thousandth).
+
+    The best approximation by N coefficients keeps the N largest ones (reverse water-filling): where they lie, weights
+    are worth most.
+    """
+    joint = np.concatenate(energies)
+    kept = min(max(numbers, 1), len(joint))
+    level = np.partition(joint, len(joint) - kept)[len(joint) - kept] if len(joint) else 0.0
+    counts = np.array([float((part >= level).sum()) for part in energies])
+    counts = np.maximum(counts, 1e-3 * counts.sum() / len(counts) + 1e-9)
+    return np.asarray(counts / counts.sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 from scanfield.data.dicom import read_dicom_series
@@ -36,6 +37,12 @@ def load(path: str | Path, *, series: str | int | None = None) -> Scan | Measure
         case "nifti":
             return read_nifti(path)
         case "npz":
+            if _holds_kspace(path):
+                raise InputError(
+                    "the file holds raw MR data, not CT projections or an image",
+                    where=str(path),
+                    fix="choose a method that takes k-space, such as nik: `scanfield list` shows them",
+                )
             return read_projections(path)
         case "dicom":
             raise InputError(
@@ -58,6 +65,16 @@ def checksum(path: str | Path) -> str:
     for file_path in sorted(found for found in path.rglob("*") if found.is_file()):
         digest.update(f"{file_path.relative_to(path).as_posix()}\0{checksum(file_path)}\n".encode())
     return digest.hexdigest()
+
+
+def _holds_kspace(path: Path) -> bool:
+    """Whether an .npz file has k-space and no projections; a damaged one is left to its reader."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return "kspace.npy" in names and "projections.npy" not in names
 
 
 def _format(path: Path) -> str:

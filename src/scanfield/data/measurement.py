@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
+from scanfield.data.scan import Scan
+from scanfield.data.spectra import Spectrum
 from scanfield.errors import InputError
 from scanfield.space.grid import Grid
 
@@ -58,6 +60,8 @@ class Measurement(Generic[G]):
         noise: known noise model.
         unit: unit of the values ('1' for dimensionless).
         source: name of the file the data came from, for messages and provenance.
+        spectrum: of the X-rays, where the values are raw polychromatic projections and it is known.
+        metal: where there is metal, on the scan's grid (see `operators.metal`), or None.
     """
 
     values: Inexact[Tensor, "views *rest"]
@@ -65,6 +69,8 @@ class Measurement(Generic[G]):
     noise: Noise = Noise()
     unit: str = "1"
     source: str = ""
+    spectrum: Spectrum | None = None
+    metal: Scan | None = None
 
     def __post_init__(self) -> None:
         if tuple(self.values.shape) != tuple(self.acquisition.shape):

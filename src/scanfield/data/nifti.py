@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
@@ -73,12 +74,20 @@ def read_nifti(path: str | Path, *, channels: bool = False) -> Scan:
 
 
 def write_nifti(
-    path: str | Path, values: Num[Tensor, "n0 n1 n2 *c"] | np.ndarray, grid: Grid, *, unit: str = "arbitrary"
+    path: str | Path,
+    values: Num[Tensor, "n0 n1 n2 *c"] | np.ndarray,
+    grid: Grid,
+    *,
+    unit: str = "arbitrary",
+    step_s: float | None = None,
 ) -> None:
     """Writes an image on `grid` atomically, with sform and qform (code 1, scanner) in millimetres.
 
     Integers and booleans keep their values, floating-point values become float32. The same input always gives the
     same bytes.
+
+    Args:
+        step_s: the fourth axis is time, with this step in seconds.
 
     Raises:
         InputError: the name does not end in .nii or .nii.gz, the shape does not fit the grid, a value is NaN or
@@ -98,12 +107,67 @@ def write_nifti(
     elif array.dtype.kind == "b":
         array = array.astype(np.uint8)
     image = nib.Nifti1Image(array, grid.affine, dtype=array.dtype)
-    image.header.set_xyzt_units("mm")
+    if step_s is not None and array.ndim == 4:
+        image.header.set_xyzt_units("mm", "sec")
+        image.header["pixdim"][4] = step_s
+    else:
+        image.header.set_xyzt_units("mm")
     image.header["descrip"] = f"scanfield unit={unit}".encode()[:79]
     image.set_sform(grid.affine, code=1)
     image.set_qform(grid.affine, code=1)
     with write_atomically(path) as temporary:
         nib.save(image, temporary)
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiLayout:
+    """Where the voxels of a NIfTI file lie, and what they mean; nothing of them is read.
+
+    Args:
+        shape: three sizes, and the number of frames where there is a fourth axis.
+        dtype: of the stored numbers, in the file's byte order; the first axis runs fastest.
+        start: first byte of the voxels in the (expanded) file.
+        scaled: whether the header asks for another intensity scale than the stored numbers'.
+        compressed: whether the file must be expanded first.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+    grid: Grid
+    unit: str
+    scaled: bool
+    compressed: bool
+    _header: nib.Nifti1Header
+
+    def values(self, stored: np.ndarray) -> np.ndarray:
+        """Stored numbers on the header's scale; float32 if there is one."""
+        return _scaled(stored, self._header) if self.scaled else stored
+
+
+def nifti_layout(path: str | Path) -> NiftiLayout:
+    """The layout of a file, for reading it in parts.
+
+    Raises:
+        InputError: as for `read_nifti`, as far as the header tells.
+    """
+    path = existing_file(path)
+    with located(path):
+        compressed = _starts_with(path, b"\x1f\x8b")
+        try:
+            with gzip.open(path) if compressed else path.open("rb") as file:
+                header = _header(file)
+        except (EOFError, OSError, zlib.error) as error:
+            raise InputError(f"the file is truncated or damaged: {error}", fix="copy or export it again") from error
+        shape, dtype, start = _shape(header, channels=True), _dtype(header), _offset(header)
+        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        available = path.stat().st_size * (_DEFLATE_LIMIT if compressed else 1)
+        if start + size > available:
+            raise _truncated(size, max(available - start, 0))
+        slope, intercept = header.get_slope_inter()
+        scaled = slope is not None and (slope, intercept) != (1.0, 0.0)
+        grid = Grid((shape[0], shape[1], shape[2]), _affine(header))
+        return NiftiLayout(shape, dtype, start, grid, _unit(header), scaled, compressed, header)
 
 
 def _header(file: _Bytes) -> nib.Nifti1Header:

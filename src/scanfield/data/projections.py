@@ -4,6 +4,7 @@
     geometry          JSON text of a `ProjectionGeometry`
     noise             JSON text {"kind", "level"}                        optional
     mu_water_per_mm   attenuation of water the scan was made with, 1/mm  optional
+    spectrum          (energies, 2) rows of keV and share, of raw polychromatic projections   optional
     provenance        JSON text: how the file came about                 optional
 
 The reader never unpickles, and it compares what an array's header promises with what the file holds before it takes
@@ -25,6 +26,7 @@ import torch
 
 from scanfield.data.guard import check_memory, existing_file, located
 from scanfield.data.measurement import Measurement, Noise
+from scanfield.data.spectra import Spectrum
 from scanfield.data.write import write_atomically
 from scanfield.errors import InputError
 from scanfield.space.projection import ProjectionGeometry
@@ -59,7 +61,8 @@ def read_projections(path: str | Path) -> Measurement[ProjectionGeometry]:
         noise = _noise(archive.json("noise")) if "noise" in archive.names else Noise()
         with np.errstate(over="ignore"):  # becomes infinite, which the measurement refuses
             values = np.array(projections, dtype=np.float32, order="C")
-        return Measurement(torch.from_numpy(values), geometry, noise, unit="1", source=str(path))
+        spectrum = Spectrum.of_table(archive.array("spectrum")) if "spectrum" in archive.names else None
+        return Measurement(torch.from_numpy(values), geometry, noise, unit="1", source=str(path), spectrum=spectrum)
 
 
 def read_facts(path: str | Path) -> ProjectionFacts:
@@ -92,6 +95,8 @@ def write_projections(
         "geometry": json.dumps(measurement.acquisition.to_json()),
         "noise": json.dumps({"kind": measurement.noise.kind, "level": measurement.noise.level}),
     }
+    if measurement.spectrum is not None:
+        arrays["spectrum"] = measurement.spectrum.table()
     if facts.mu_water_per_mm is not None:
         arrays["mu_water_per_mm"] = facts.mu_water_per_mm
     if facts.provenance is not None:

@@ -12,6 +12,7 @@
     frames            number of frames                                     optional
     noise_sigma       standard deviation of the noise's real part          optional
     truth             (frames, n0, n1, n2) complex64, of a simulation      optional
+    r_peaks_s         (peaks,) times of the ECG's R-peaks, s               optional
     provenance        JSON text: how the file came about                   optional
 
 A view is one readout: a spoke, an interleaf, a line. Other formats: `rawmri_bart`, `rawmri_hdf5`.
@@ -40,7 +41,7 @@ from scanfield.space.kspace import KSpaceGeometry
 
 _KEYS = (
     "kspace", "trajectory", "grid", "matrix", "field_of_view_mm", "sensitivities", "time_s", "dwell", "frame", "frames",
-    "noise_sigma", "truth",
+    "noise_sigma", "truth", "r_peaks_s",
 )  # fmt: skip
 
 
@@ -50,12 +51,14 @@ class KSpace(Measurement[KSpaceGeometry]):
 
     Args:
         sensitivities: (coils, n0, n1, n2) complex64 on the acquisition's volume, or None: to be estimated.
+        r_peaks_s: (peaks,) float64, times of the ECG's R-peaks on the clock of `acquisition.time_s`, or None.
 
     Raises:
         InputError: the values are not complex, or a shape does not fit the acquisition.
     """
 
     sensitivities: Tensor | None = None
+    r_peaks_s: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not self.values.is_complex():
@@ -98,6 +101,7 @@ def read_kspace(path: str | Path) -> KSpace:
             frame=held.get("frame"),
             frames=_count(held, "frames"),
         )
+        peaks = held.get("r_peaks_s")
         sigma = _scalar(held, "noise_sigma")
         if sigma is not None and not 0 <= sigma < np.inf:
             raise InputError(f"the noise has a standard deviation of at least 0, got {sigma}", where="noise_sigma")
@@ -109,6 +113,7 @@ def read_kspace(path: str | Path) -> KSpace:
             unit="arbitrary",
             source=str(path),
             sensitivities=_complex(held, "sensitivities"),
+            r_peaks_s=None if peaks is None else _real("r_peaks_s", peaks),
         )
 
 
@@ -124,6 +129,20 @@ def read_truth(path: str | Path) -> Complex[Tensor, "frames n0 n1 n2"] | None:
         if truth is not None and truth.ndim != 4:
             raise InputError(f"the truth has four axes (frames and volume), got {truth.ndim}", where="truth")
         return truth
+
+
+def read_array(path: str | Path, name: str) -> np.ndarray:
+    """One of the arrays of an `.npz` file of the format, such as the sensitivities of another scan.
+
+    Raises:
+        InputError: the file is missing or damaged, or does not hold it.
+    """
+    path = existing_file(path)
+    with located(path):
+        held = _arrays(path)
+        if name not in held:
+            raise InputError(f"the file lacks '{name}'", where=name)
+        return held[name]
 
 
 def write_kspace(
@@ -156,7 +175,11 @@ def write_kspace(
         arrays["truth"] = truth.detach().cpu().numpy().astype(np.complex64)
     if provenance is not None:
         arrays["provenance"] = json.dumps(provenance)
-    for name, value in (("time_s", geometry.time_s), ("dwell", geometry.dwell_s)):
+    for name, value in (
+        ("time_s", geometry.time_s),
+        ("dwell", geometry.dwell_s),
+        ("r_peaks_s", kspace.r_peaks_s),
+    ):
         if value is not None:
             arrays[name] = value
     with write_atomically(path) as temporary, temporary.open("wb") as file:

@@ -71,7 +71,7 @@ def minimise(
     """Minimises sum_k weight_k(step) * loss_k over the groups' parameters, in place.
 
     Args:
-        stage: name of this stage, unique within the run (checkpoint, log).
+        stage: name of this stage, unique within the run (checkpoint, log); `run.part` goes before it.
         groups: what is optimised, and how.
         loss: (step, batch) -> unweighted named scalar terms.
         batches: step -> batch; must draw from `run.generator(...)` so that a resumed fit sees the same batches.
@@ -86,7 +86,7 @@ def minimise(
     """
     if held_out is None and (config.patience or config.keep_best):
         raise ValueError("patience and keep_best need held-out data to judge by")
-    weights = dict(weights or {})
+    stage, weights = run.part + stage, dict(weights or {})
     step = make_step(groups, config.clip_norm)
     now = Stage(step, FitLog(stage))
     if config.ema_decay:

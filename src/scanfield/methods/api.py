@@ -10,10 +10,20 @@
     render(result, grid) -> Tensor           the method's image on any grid, (n0, n1, n2[, c])
     predict(result, data) -> Tensor          what the result says the measurements (or voxels) of `data` should be
 
-and, if it takes images,
+A method whose result is a set of fields also defines the first of these (an ensemble of any method needs neither)
+
+    samples(result) -> Iterator[Module]      equally likely fields, each to stand in the place of `result.field`; the
+                                             same at every call. `render` and `predict` are then asked about one field
+    predictions(results, data) -> Iterator[Tensor]   optional: `predict` for several fields that share work
+
+and one that takes images
 
     supervision(config) -> str               'values', 'gradient', 'laplacian' or 'surface': what is fitted
     surface_mesh(result) -> Mesh             the surface, if it fits one
+
+A method whose card says `takes_prior = true` gets as `prior` an earlier image of the object where the user gave one: a
+`Scan` in the unit and on the grid of its result, with a mask where it covers only a part; None otherwise. The prior is
+in the table and its rivals use it, too (`tasks.priors`, `baselines.ct.with_prior`).
 
 A method for registration takes a pair of images, and instead of `render` and `predict` it defines
 
@@ -27,11 +37,33 @@ A method for stacks of slices also defines
     mask(result, grid) -> Tensor             where there are slices
     deviation(result, grid) -> Tensor        the standard deviation of the volume
 
+A method for CT may also define
+
+    prepare(config, data, run) -> data       the measurement with what the method and its rivals should know of it
+                                             (`metal`), from the views to fit alone
+    energy_curves(result, points)            energies (e,) in keV, and attenuation (n, e) in 1/mm at world points
+
+A method for k-space takes a `KSpace` (`data.rawmri`) whose acquisition says when every view was taken and to which
+frame it belongs (`acquisition.when`, `.frame_of_view`); held-out views, or all views of some frames, are missing from
+it. `spec` is `tasks.series.series_spec(...)`: the volume's box with an axis 't' of time or phase. `render` gives the
+magnitude at the middle of the axis, `predict` complex k-space (views, coils, samples) in the data's unit. It also
+defines
+
+    series(result, grid, moments) -> Tensor  complex images (moments, n0, n1, n2) at any places on the axis 't'
+
 A method for compression takes an image; its image is its field, with weights as they are in the file (rounded to steps
 of `codec.quantise`, within the budget). It also defines
 
     Config.budget_bytes: int | None          bytes of the whole file; the task sets it
     shared_parts(config) -> int              weights whose names end in so many equal parts share a step
+
+A method that learns from many images also defines
+
+    train(config, cohort, run) -> Model      a `tasks.model.Model` from a `data.cohort.Cohort`
+
+Its `fit` gets the model as `prior`, with a configuration that starts from the model's own. Weights of the field that
+have the name of one of the model's tensors are left out of `.sfz` files; reading them needs the model. `Config.tiny()`
+trains in seconds on `COHORTS` of `tests/conformance/data.py`.
 
 A method for doses takes a `Dose`; `Config` has `bits_per_voxel` and `steps`. It also defines
 
@@ -69,7 +101,10 @@ _REQUIRED |= {"summary": str, "choose_when": str, "choose_not_when": str, "bibte
 
 @dataclass(frozen=True)
 class Card:
-    """What a method is, from the TOML front matter of its card; `text` is the Markdown below it."""
+    """What a method is, from the TOML front matter of its card; `text` is the Markdown below it.
+
+    `takes_prior`: whether `fit` makes use of a prior image, a `Scan` in the unit and on the grid of the result.
+    """
 
     name: str
     label: str
@@ -88,6 +123,7 @@ class Card:
     doi: str = ""
     arxiv: str = ""
     url: str = ""
+    takes_prior: bool = False
 
     @property
     def link(self) -> str:
@@ -119,9 +155,11 @@ def read_card(path: Path, module: str) -> Card:
             raise ScanfieldError(f"{path}: the card needs '{key}' ({kind.__name__})")
     if not all(isinstance(kind, str) for kind in facts["accepts"]):
         raise ScanfieldError(f"{path}: the card's 'accepts' must be a list of strings")
-    unknown = set(facts) - set(_REQUIRED) - {"doi", "arxiv", "url"}
+    unknown = set(facts) - set(_REQUIRED) - {"doi", "arxiv", "url", "takes_prior"}
     if unknown:
         raise ScanfieldError(f"{path}: unknown card keys {sorted(unknown)}")
+    if not isinstance(facts.get("takes_prior", False), bool):
+        raise ScanfieldError(f"{path}: the card's 'takes_prior' must be true or false")
     if facts["task"] not in TASKS:
         raise ScanfieldError(f"{path}: task must be one of {', '.join(TASKS)}")
     if facts["name"] != path.stem:
@@ -184,4 +222,14 @@ def check_accepts(name: str, kind: str) -> None:
     raise InputError(
         f"method '{name}' does not take data of kind '{kind}'; it takes {', '.join(card(name).accepts)}",
         fix=f"methods for '{kind}': {', '.join(others) or 'none yet'}",
+    )
+
+
+def check_takes_prior(name: str) -> None:
+    """Raises `InputError` if the method makes no use of a prior image, naming those that do."""
+    if card(name).takes_prior:
+        return
+    others = [c.name for c in discover().values() if c.takes_prior]
+    raise InputError(
+        f"method '{name}' takes no prior image", fix=f"leave it out; methods that take one: {', '.join(others)}"
     )

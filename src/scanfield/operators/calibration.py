@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scanfield.data.rawmri import KSpace
 from scanfield.errors import InputError
-from scanfield.operators.coils import estimate_sensitivities
+from scanfield.operators.coils import combine, estimate_sensitivities
 from scanfield.operators.density import density_weights
 from scanfield.operators.encoding import KSpaceEncoding
 from scanfield.space.grid import Grid
@@ -43,6 +43,16 @@ def low_resolution_images(kspace: KSpace, grid: Grid, width: int = WIDTH) -> Com
     operator = KSpaceEncoding(chosen, grid, unseen)
     values = kspace.values.cpu()[torch.from_numpy(views)] * weights[torch.from_numpy(views)][:, None]
     return operator.coil_adjoint(values)[0]
+
+
+def mean_image(
+    kspace: KSpace, grid: Grid, sensitivities: Complex[Tensor, "coils n0 n1 n2"]
+) -> Complex[Tensor, "n0 n1 n2"]:
+    """The density-compensated adjoint of all views together, whatever their frames: what stands still."""
+    geometry = replace(kspace.acquisition, frame=None, frames=None)
+    maps = sensitivities.to(kspace.values.device)
+    weighted = kspace.values * density_weights(geometry)[:, None].to(maps.device)
+    return combine(KSpaceEncoding(geometry, grid, maps, device=maps.device).coil_adjoint(weighted), maps)[0]
 
 
 def sensitivities_on(kspace: KSpace, grid: Grid) -> Complex[Tensor, "coils n0 n1 n2"]:

@@ -34,17 +34,17 @@ def density_weights(geometry: KSpaceGeometry, iterations: int = ITERATIONS) -> F
         raise InputError(f"density compensation needs at least one iteration, got {iterations}")
     volume = geometry.volume
     step = np.where(np.asarray(volume.shape) == 1, 0.0, 2 * np.pi * np.asarray(volume.spacing_mm))
-    frequency = torch.from_numpy(geometry.trajectory * step)
+    frequency = torch.from_numpy(geometry.trajectory * step).float()
     shape, kernel = _autocorrelation(volume.shape)
-    weights = torch.empty(geometry.views, geometry.shape[2], dtype=torch.float64)
+    weights = torch.empty(geometry.views, geometry.shape[2])
     for frame in np.unique(geometry.frame_of_view):
         views = torch.from_numpy(np.flatnonzero(geometry.frame_of_view == frame))
         points = frequency[views].flatten(0, 1)
-        w = torch.ones(len(points), dtype=torch.complex128)
+        w = torch.ones(len(points), dtype=torch.complex64)
         for _ in range(iterations):
             w = w / nufft(kernel * nufft_adjoint(w, points, shape), points).real
         weights[views] = w.real.reshape(len(views), -1)
-    return weights.float()
+    return weights
 
 
 def _autocorrelation(shape: tuple[int, int, int]) -> tuple[tuple[int, int, int], Tensor]:
@@ -52,7 +52,7 @@ def _autocorrelation(shape: tuple[int, int, int]) -> tuple[tuple[int, int, int],
     triangles = [torch.ones(1, dtype=torch.float64) if n == 1 else _triangle(n) for n in shape]
     a, b, c = triangles
     kernel = a[:, None, None] * b[:, None] * c / math.prod(shape)
-    return (len(a), len(b), len(c)), kernel.to(torch.complex128)
+    return (len(a), len(b), len(c)), kernel.to(torch.complex64)
 
 
 def _triangle(n: int) -> Float[Tensor, " m"]:

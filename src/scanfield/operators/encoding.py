@@ -9,6 +9,7 @@ grid approaches the integral that the scan's own grid approximates.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -20,6 +21,9 @@ from scanfield.errors import InputError
 from scanfield.operators.nufft import nufft, nufft_adjoint
 from scanfield.space.grid import Grid
 from scanfield.space.kspace import KSpaceGeometry
+
+TOGETHER = 2**24
+"""Complex numbers of the coils' images that are transformed at a time, where they are those of several frames."""
 
 
 @final
@@ -72,10 +76,31 @@ class KSpaceEncoding:
         shift = -2 * np.pi * k @ (middle - geometry.phase_centre_mm())
         scale = grid.voxel_volume_mm3 / geometry.volume.voxel_volume_mm3 / math.sqrt(geometry.volume.size)
         complex_type = sensitivities.dtype
-        self._frequency = torch.from_numpy(frequency).to(device, sensitivities.real.dtype)
         self._factor = (scale * torch.exp(1j * torch.from_numpy(shift))).to(device, complex_type)
-        views = [np.flatnonzero(geometry.frame_of_view == f) for f in range(geometry.frame_count)]
-        self._views = [torch.from_numpy(v).to(device) for v in views]
+        waves = torch.from_numpy(frequency).to(device, sensitivities.real.dtype)
+        self._groups = [
+            (torch.from_numpy(frames).to(device), views, waves[views].flatten(1, 2))
+            for frames, views in self._frames_alike(device)
+        ]
+        seen = torch.cat([frames for frames, _, _ in self._groups])
+        unseen = torch.from_numpy(np.setdiff1d(np.arange(geometry.frame_count), geometry.frame_of_view)).to(device)
+        self._unseen = len(unseen)
+        self._order_of_views = torch.argsort(torch.cat([views.flatten() for _, views, _ in self._groups]))
+        self._order_of_frames = torch.argsort(torch.cat([seen, unseen]))
+
+    def _frames_alike(self, device: torch.device | str) -> list[tuple[np.ndarray, Tensor]]:
+        """(frames, their views (frames, views)): frames with equally many views are transformed together."""
+        frame = self.geometry.frame_of_view
+        counts = np.bincount(frame, minlength=self.geometry.frame_count)
+        by_frame = np.split(np.argsort(frame, kind="stable"), np.cumsum(counts)[:-1])
+        largest = max(1, TOGETHER // (self.geometry.coils * self.grid.size))
+        groups = []
+        for count in np.unique(counts[counts > 0]):
+            alike = np.flatnonzero(counts == count)
+            for part in np.split(alike, range(largest, len(alike), largest)):
+                views = np.stack([by_frame[f] for f in part])
+                groups.append((part, torch.from_numpy(views).to(device)))
+        return groups
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -92,27 +117,33 @@ class KSpaceEncoding:
         if tuple(series.shape) != self.series_shape:
             raise InputError(f"a series of shape {tuple(series.shape)} does not fit {self.series_shape}")
         parts = []
-        for image, views in zip(series, self._views, strict=True):
-            if len(views):
-                along = nufft(self.sensitivities * image, self._frequency[views].flatten(0, 1))
-                values = along.unflatten(1, (len(views), -1)).transpose(0, 1)
-                parts.append(values * self._factor[views][:, None])
-        order = torch.cat(self._views)
-        return torch.cat(parts)[torch.argsort(order)]
+        for frames, views, waves in self._groups:
+            along = nufft(series[frames][:, None] * self.sensitivities, waves)
+            values = along.unflatten(2, (views.shape[1], -1)).transpose(1, 2)
+            parts.append((values * self._factor[views][:, :, None]).flatten(0, 1))
+        return torch.cat(parts)[self._order_of_views]
 
     def adjoint(self, values: Complex[Tensor, "views coils samples"]) -> Complex[Tensor, "frames n0 n1 n2"]:
         """m = A^H y: not the inverse; frames without views are zero."""
-        return (self.coil_adjoint(values) * self.sensitivities.conj()).sum(dim=1)
+        maps = self.sensitivities.conj()
+        return self._back(values, lambda images: (images * maps).sum(dim=1))
 
     def coil_adjoint(self, values: Complex[Tensor, "views coils samples"]) -> Complex[Tensor, "frames coils n0 n1 n2"]:
         """The adjoint of the Fourier part alone: the images of the single coils."""
+        return self._back(values, lambda images: images)
+
+    def _back(self, values: Tensor, finish: Callable[[Tensor], Tensor]) -> Tensor:
+        """`finish` of the coils' images (frames, coils, n0, n1, n2), group by group, in the order of the frames."""
         if tuple(values.shape) != self.shape:
             raise InputError(f"k-space of shape {tuple(values.shape)} does not fit {self.shape}")
-        images = []
-        for views in self._views:
-            weighted = (values[views] * self._factor[views].conj()[:, None]).transpose(0, 1).flatten(1)
-            images.append(nufft_adjoint(weighted, self._frequency[views].flatten(0, 1), self.grid.shape))
-        return torch.stack(images)
+        parts = []
+        for _, views, waves in self._groups:
+            weighted = values[views] * self._factor[views].conj()[:, :, None]
+            images = nufft_adjoint(weighted.transpose(1, 2).flatten(2), waves, self.grid.shape)
+            parts.append(finish(images))
+        if self._unseen:
+            parts.append(parts[0].new_zeros(self._unseen, *parts[0].shape[1:]))
+        return torch.cat(parts)[self._order_of_frames]
 
     def norm(self, iterations: int = 10) -> float:
         """Largest singular value by power iteration from the all-one series; approaches it from below."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +23,14 @@ class LineIntegral:
         geometry: the scan.
         domain: box to which rays are clipped; the field is taken as zero outside.
         count: samples per ray. The value converges with it and does not scale with it.
+        poses: gives where the object was in every view, (views, 4, 4) world transforms, such as
+            `space.view_poses.ViewPoses`; called anew for every batch, so that it can be fitted with the field.
     """
 
     geometry: ProjectionGeometry
     domain: Domain
     count: int
+    poses: Callable[[], Float[Tensor, "views 4 4"]] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -34,7 +38,8 @@ class LineIntegral:
 
     def samples(self, index: Int[Tensor, " m"], generator: torch.Generator | None = None) -> Samples:
         """Points on the rays of the flat indices; stratified random with a generator, midpoints without."""
-        return march(self.geometry.rays(index), self.domain, self.count, generator)
+        pose = None if self.poses is None else self.poses()
+        return march(self.geometry.rays(index, pose=pose), self.domain, self.count, generator)
 
     def reduce(self, values: Float[Tensor, "m s c"], samples: Samples) -> Float[Tensor, "m *out"]:
         """Weighted sum along each ray; one channel gives (m,), several give (m, c)."""

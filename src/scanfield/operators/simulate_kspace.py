@@ -16,6 +16,7 @@ the middle of the frame's time shows on the reconstruction's grid.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -134,8 +135,34 @@ def simulate_kspace(
         unit=scan.unit,
         source=scan.source,
         sensitivities=analytic_sensitivities(volume, options.coils),
+        r_peaks_s=_r_peaks(options, duration),
     )
     return SimulatedKSpace(kspace, torch.stack(truth))
+
+
+def true_series(
+    scan: Scan,
+    options: KSpaceScanOptions,
+    times_s: Sequence[float] | np.ndarray,
+    *,
+    slice_index: int | None = None,
+    grid: Grid | None = None,
+) -> Complex[Tensor, "t n0 n1 n2"]:
+    """What a complete, noise-free Cartesian scan shows of the object at any times; arguments as `simulate_kspace`."""
+    slice_index = scan.grid.shape[2] // 2 if slice_index is None else slice_index
+    own = scan.grid.slice(slice_index)
+    volume = own if grid is None else grid
+    image = scan.values[:, :, slice_index].numpy().astype(np.float64)
+    duration = options.frames * options.views_per_frame * options.repetition_s
+    moving = _MovingImage(image, own, _finer(volume), options, duration)
+    return torch.stack([_complete_scan(moving.at(float(t)), moving.grid, volume) for t in times_s])
+
+
+def _r_peaks(options: KSpaceScanOptions, duration_s: float) -> np.ndarray | None:
+    """The beats of a beating region begin with an R-peak; the last one ends with another."""
+    if options.motion not in ("beating", "both"):
+        return None
+    return np.arange(math.floor(duration_s / options.period_s + 1e-9) + 1) * options.period_s
 
 
 class _MovingImage:

@@ -24,7 +24,11 @@ from scanfield.report import curves, numbers, pictures, style
 from scanfield.report.citation import one_line
 from scanfield.report.deformation import deformation_figure
 from scanfield.report.dose import gamma_figure, histogram_figure, read_dose_record
+from scanfield.report.kspace import kspace_plates
+from scanfield.report.posterior import posterior_plates
+from scanfield.report.prior import change_figure, prior_of
 from scanfield.report.record import Column, Picture, Projections, Record, read_record
+from scanfield.report.spectral import spectral_plates
 from scanfield.report.stacks import motion_figure, read_slices, slices_figure
 
 PAGE_BYTES = 4_000_000  # of pictures in the page; base64 adds a third
@@ -34,12 +38,13 @@ KIND_LABELS = {"method": "method", "read-out": "read-out of the field", "baselin
 
 @dataclass(frozen=True, eq=False)
 class Plate:
-    """One figure on the page: its file stem, alternative text and caption."""
+    """One figure on the page: its file stem, alternative text and caption; a GIF to show in its place."""
 
     name: str
     figure: Any
     alt: str
     caption: str
+    animation: bytes = b""
 
 
 def build_report(run_folder: Path) -> Path:
@@ -66,9 +71,13 @@ def build_report(run_folder: Path) -> Path:
         ) from None
     sections = {
         "Images": list(_image_plates(record)),
+        "Change since the prior": list(_prior_plates(record)),
+        "Uncertainty": [Plate(*plate) for plate in posterior_plates(folder, record, _window(record))],
         "Deformation": list(_deformation_plates(record)),
         "Dose": list(_dose_plates(folder, record)),
+        "Metal and energies": [Plate(*plate) for plate in spectral_plates(folder, record, _window(record))],
         "Slices": list(_slice_plates(folder)),
+        "Series and k-space": [Plate(*plate) for plate in kspace_plates(folder, record, _window(record))],
         "Measured and predicted": [] if record.projections is None else [_projection_plate(record.projections)],
         "Convergence": _convergence_plates(record),
     }
@@ -76,6 +85,9 @@ def build_report(run_folder: Path) -> Path:
     finest = {plate.name: pictures.encode(plate.figure, "png") for plate in plates}
     page = _page(record, sections, _embedded(plates, finest))
     for plate in plates:
+        if plate.animation:
+            with write_atomically(folder / "figures" / f"{plate.name}.gif") as temporary:
+                temporary.write_bytes(plate.animation)
         with write_atomically(folder / "figures" / f"{plate.name}.png") as temporary:
             temporary.write_bytes(finest[plate.name])
         with write_atomically(folder / "figures" / f"{plate.name}.svg") as temporary:
@@ -91,7 +103,9 @@ def _embedded(plates: list[Plate], finest: dict[str, bytes]) -> dict[str, str]:
     while (size := sum(len(png) for png in pngs.values())) > PAGE_BYTES and dpi > COARSEST_DPI:
         dpi = max(COARSEST_DPI, int(0.97 * dpi * math.sqrt(PAGE_BYTES / size)))
         pngs = {plate.name: pictures.encode(plate.figure, "png", dpi) for plate in plates}
-    return {name: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}" for name, png in pngs.items()}
+    uris = {name: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}" for name, png in pngs.items()}
+    moving = {plate.name: base64.b64encode(plate.animation).decode("ascii") for plate in plates if plate.animation}
+    return uris | {name: f"data:image/gif;base64,{gif}" for name, gif in moving.items()}
 
 
 def _image_plates(record: Record) -> Iterator[Plate]:
@@ -201,6 +215,20 @@ def _hu_window(record: Record) -> str:
         return ""
     low, high = (numbers.number(1000 * (value - water) / water, 0) for value in _window(record))
     return f" ({low} to {high} HU, with μ of water {water:.4g} 1/mm)"
+
+
+def _prior_plates(record: Record) -> Iterator[Plate]:
+    """The prior, the result and the change between them, a figure a view."""
+    prior = prior_of(record)
+    for v, view in enumerate(record.views if prior is not None else ()):
+        assert prior is not None
+        figure, limit = change_figure(record, prior, v, _window(record))
+        unit = record.text("unit") or "arbitrary unit"
+        caption = (
+            f"{view.name.capitalize()} plane: the prior, and below every other image what changed since, image − "
+            f"{prior.label}, from −{limit:.3g} (blue: less now) to +{limit:.3g} {unit} (red: more now)."
+        )
+        yield Plate(f"change-{view.plane}", figure, "Prior, results, and differences to the prior.", caption)
 
 
 def _deformation_plates(record: Record) -> Iterator[Plate]:

@@ -57,7 +57,7 @@ def convergence_figure(events: Sequence[Event], *, width_mm: float = WIDTH_MM) -
             _curves(axes, curves, colours[name], label=shortened(name, 24))
         values = [value for own in shown.values() for event in own for value in event.loss.values()]
         if any(value > 0 for value in values) and not any(value < 0 for value in values):
-            _logarithmic(axes)
+            logarithmic(axes)
         title = next(iter(shown)) if len(shown) == 1 else f"{len(shown)} stages, a line each"
         style: dict[str, Any] = {"fontsize": NORMAL, "fontweight": "bold", "color": INK, "parse_math": False}
         axes.set_title(shortened(title, 60), loc="left", pad=3, **style)
@@ -74,7 +74,7 @@ def convergence_figure(events: Sequence[Event], *, width_mm: float = WIDTH_MM) -
                 best = min(residuals[0], key=lambda point: point[1])
                 below.plot(*best, marker="o", color="none", markeredgecolor=INK, markersize=5, markeredgewidth=0.7)
             if min((value for curve in residuals for _, value in curve), default=0.0) > 0:
-                _logarithmic(below)
+                logarithmic(below)
             _finish(below, "held-out residual" if number == 0 else "")
         below.set_xlabel("step", fontsize=SMALL, labelpad=1)
         for text in axes.legend(fontsize=SMALL, frameon=False, loc="best").get_texts():
@@ -95,7 +95,7 @@ def _curves(
         axes.plot([], [], color=colour, linewidth=0.9, label=label)
 
 
-def _logarithmic(axes: Axes) -> None:
+def logarithmic(axes: Axes) -> None:
     """Logarithmic scale with plain numbers, also between powers of ten where only few of those are in view."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

@@ -63,6 +63,7 @@ def comparison_figure(
     unit: str,
     error_limit: float = 0.0,
     error_label: str = "",
+    error_name: str = "error",
     colour_map: str = "gray",
     columns: int | None = None,
     width_mm: float = WIDTH_MM,
@@ -79,6 +80,7 @@ def comparison_figure(
         unit: of the images, '1/mm' for CT.
         error_limit: error maps span -limit..+limit; needed when a panel has an error.
         error_label: what the error is, 'image - original'; stands where a panel has none, else at the colour bar.
+        error_name: one word for it, at the colour bar where the label stands elsewhere.
         colour_map: of the images; `ERROR_MAP` where they are signed.
         columns: panels in a row; by default up to four.
         width_mm: width of the whole figure.
@@ -118,7 +120,7 @@ def comparison_figure(
     colour_bar(figure, drawn, layout.bar(0), unit)
     if has_errors:
         explained = any(panel.error is None for panel in panels)  # in the place of the missing error map
-        colour_bar(figure, drawn_error, layout.bar(1), f"{'error' if explained else error_label} ({unit})")
+        colour_bar(figure, drawn_error, layout.bar(1), f"{error_name if explained else error_label} ({unit})")
     return figure
 
 

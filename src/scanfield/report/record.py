@@ -162,7 +162,7 @@ def read_record(folder: Path) -> Record:
         InputError: it is no RUN folder, was written by a newer version, or a file is missing, half-written or
             contradicts the others.
     """
-    facts = _facts(folder)
+    facts = read_facts(folder)
     where = str(folder / "run.json")
     columns, rows = _table(facts.get("table"), where)
     grid: Grid | None = None
@@ -191,7 +191,15 @@ def read_record(folder: Path) -> Record:
     )
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path, *, finished: bool = True) -> dict[str, Any]:
+    """run.json of a RUN folder, of this schema or an older one.
+
+    Args:
+        finished: whether a run that has not written its results is refused.
+
+    Raises:
+        InputError: as for `read_record`.
+    """
     path = folder / "run.json"
     fix = "give the folder that was written as -o RUN"
     if not folder.is_dir():
@@ -211,7 +219,7 @@ def _facts(folder: Path) -> dict[str, Any]:
             where=str(path),
             fix="pip install --upgrade scanfield",
         )
-    if facts.get("status") not in ("complete", "interrupted"):
+    if finished and facts.get("status") not in ("complete", "interrupted"):
         raise InputError(
             f"this run has not written its results (its status is '{facts.get('status')}')", where=str(path), fix=RERUN
         )

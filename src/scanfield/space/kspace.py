@@ -18,6 +18,7 @@ import numpy as np
 
 from scanfield.errors import InputError
 from scanfield.space.grid import Grid
+from scanfield.space.timing import Timing, centres
 
 _BEYOND = 1e-3  # of the Nyquist frequency: rounding of trajectories in files
 
@@ -36,6 +37,7 @@ class KSpaceGeometry:
         frame: (views,) which frame of the series every view belongs to (None: all to frame 0). Methods that take
             every sample at its own time do not use it.
         frames: number of frames; some may have no view, as after holding views out (None: the largest in `frame`, + 1).
+        timing: the axis of the series and where every view lies on it (None: see `Timing.of_scan`).
 
     Raises:
         InputError: a shape, a time or a frame is impossible, there is no coil, or the trajectory leaves the box.
@@ -48,6 +50,7 @@ class KSpaceGeometry:
     dwell_s: float | None = None
     frame: np.ndarray | None = None
     frames: int | None = None
+    timing: Timing | None = None
 
     def __post_init__(self) -> None:
         k = np.asarray(self.trajectory, dtype=np.float64)
@@ -76,6 +79,10 @@ class KSpaceGeometry:
             raise InputError(f"a view belongs to frame {frame.max()}, there are frames 0..{frames - 1}", where="frame")
         object.__setattr__(self, "frame", frame.astype(np.int64))
         object.__setattr__(self, "frames", frames)
+        if self.timing is None:
+            object.__setattr__(self, "timing", Timing.of_scan(self.time_s, frame, frames))
+        elif len(self.timing.view) != len(k):
+            raise InputError(f"the timing has {len(self.timing.view)} views, the trajectory {len(k)}", where="timing")
 
     def _check_box(self, k: np.ndarray) -> None:
         """Refuses frequencies that the volume's voxels cannot represent."""
@@ -123,6 +130,45 @@ class KSpaceGeometry:
         assert self.frames is not None  # set by __post_init__
         return self.frames
 
+    @property
+    def when(self) -> Timing:
+        """`timing`, found from times and frames where none was given."""
+        assert self.timing is not None  # set by __post_init__
+        return self.timing
+
+    def frame_moments(self) -> np.ndarray:
+        """(frames,) where on the axis of the series its frames lie: a phase's middle, else the mean of its views.
+
+        A frame without views lies between those around it.
+        """
+        count = self.frame_count
+        if self.when.periodic:
+            return centres(self.when.axis, count)
+        views = np.bincount(self.frame_of_view, minlength=count)
+        seen = np.flatnonzero(views)
+        mean = np.bincount(self.frame_of_view, weights=self.when.view, minlength=count)[seen] / views[seen]
+        if len(seen) < 2:
+            return np.full(count, mean[0])
+        step = np.ptp(mean) / np.ptp(seen)
+        before, after = mean[0] - step * seen[0], mean[-1] + step * (count - 1 - seen[-1])
+        return np.interp(np.arange(count), [-1e-9, *seen, count - 1 + 1e-9], [before, *mean, after])
+
+    def cut(self, frames: int) -> KSpaceGeometry:
+        """The same scan cut into `frames` equal parts of its time, whatever frames it has.
+
+        Raises:
+            InputError: no part, or the scan does not know when its views were taken.
+        """
+        if frames == 1:
+            return replace(self, frame=None, frames=1, timing=None)
+        if self.time_s is None or np.ptp(self.time_s) == 0:
+            raise InputError(
+                "the scan does not say when its views were taken: it cannot be cut into frames",
+                fix="add 'time_s', or 'frame' and 'frames', to the file",
+            )
+        timing = Timing.of_scan(self.time_s, self.frame_of_view, 2)
+        return replace(self, frame=timing.parts(frames), frames=frames, timing=timing)
+
     def phase_centre_mm(self) -> np.ndarray:
         """x0: the centre of the voxel n // 2 along every axis, (3,) mm in the world."""
         middle = np.asarray(self.volume.shape) // 2
@@ -147,7 +193,13 @@ class KSpaceGeometry:
         """The same scan with only some of its views (indices, in the given order); the frames keep their numbers."""
         views = np.asarray(views)
         time_s = None if self.time_s is None else self.time_s[views]
-        return replace(self, trajectory=self.trajectory[views], time_s=time_s, frame=self.frame_of_view[views])
+        return replace(
+            self,
+            trajectory=self.trajectory[views],
+            time_s=time_s,
+            frame=self.frame_of_view[views],
+            timing=self.when.subset(views),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -158,6 +210,7 @@ class KSpaceGeometry:
             "dwell_s": self.dwell_s,
             "frame": self.frame_of_view.tolist(),
             "frames": self.frame_count,
+            "timing": self.when.to_json(),
         }
 
     @staticmethod
@@ -171,6 +224,7 @@ class KSpaceGeometry:
                 dwell_s=None if facts["dwell_s"] is None else float(facts["dwell_s"]),
                 frame=np.asarray(facts["frame"], dtype=np.int64),
                 frames=int(facts["frames"]),
+                timing=Timing.from_json(facts["timing"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"this is no complete k-space geometry: {error}") from None

@@ -188,16 +188,17 @@ class ProjectionGeometry:
         row_shift: float = 0.0,
         column_shift: float = 0.0,
         dtype: torch.dtype = torch.float32,
+        pose: Float[Tensor, "views 4 4"] | None = None,
     ) -> Rays:
         """World rays of flat measurement indices (C order of `shape`), through detector pixel centres.
 
-        Shifts, in pixels, move the ray within its pixel (to average over the pixel's area).
+        Shifts, in pixels, move the ray within its pixel (to average over the pixel's area); `pose` as in `rays_at`.
         """
         _, rows, columns = self.shape
         view = index // (rows * columns)
         row = index // columns % rows
         column = index % columns
-        return self.rays_at(view, row.double() + row_shift, column.double() + column_shift, dtype=dtype)
+        return self.rays_at(view, row.double() + row_shift, column.double() + column_shift, dtype=dtype, pose=pose)
 
     def rays_at(
         self,
@@ -206,8 +207,15 @@ class ProjectionGeometry:
         column: Float[Tensor, " m"],
         *,
         dtype: torch.dtype = torch.float32,
+        pose: Float[Tensor, "views 4 4"] | None = None,
     ) -> Rays:
-        """World rays through detector positions given in (fractional) pixels of each view."""
+        """World rays through detector positions given in (fractional) pixels of each view.
+
+        Args:
+            pose: where the object was in every view: rigid world transforms T (mm) of its resting place, such as
+                `space.view_poses.ViewPoses` gives. The rays are then those that the resting object sees, T^-1 of the
+                scanner's, differentiable with respect to T.
+        """
         device = view.device
         vectors = self.view_vectors()
         source, centre, u, v = (
@@ -239,6 +247,11 @@ class ProjectionGeometry:
             direction = direction / direction.norm(dim=-1, keepdim=True)
         frame = torch.tensor(self.frame, device=device)
         origin, direction = origin @ frame[:3, :3].T + frame[:3, 3], direction @ frame[:3, :3].T
+        if pose is not None:
+            moved = pose.to(device, torch.float64)[view]
+            turn, shift = moved[:, :3, :3], moved[:, :3, 3]
+            origin = ((origin - shift)[:, None] @ turn)[:, 0]  # a row vector times R is R^T = R^-1 times the column
+            direction = (direction[:, None] @ turn)[:, 0]
         return Rays(origin.to(dtype), direction.to(dtype))
 
     def _reach(self) -> float:

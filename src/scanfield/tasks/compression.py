@@ -3,32 +3,26 @@
     compress      volume -> .sfz; the numbers belong to what `decompress` makes of the file, never to the fit
     decompress    .sfz -> volume in its original type, on its own grid, a part of it, or any other grid
 
-Near-lossless: with a bound E the file also holds a residual. With the step s = 2 E + 1 for whole numbers, s = 2 E for
-others, v the image and f the field,
-
-    k = round(v / s),  k_0 = round(f / s),     stored: k - k_0,     decoded: s k,     |v - s k| <= E
-
-The decoder must find the same k_0: it evaluates the field in double precision, and a checksum over all k_0 proves it.
+Near-lossless: with a bound E the file also holds a residual after which no voxel errs by more (`codec.residual`).
+Volumes that do not fit in memory are for `tasks.bricks`.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
-from torch import nn
+from jaxtyping import Shaped
 
 from scanfield.baselines.codecs import CODECS, code
-from scanfield.codec.container import Section, read_head, read_section
-from scanfield.codec.entropy import decode_integers, encode_integers
-from scanfield.codec.field_file import RateReport, read_field, write_field
+from scanfield.codec.container import Container, Section, read_container, write_container
+from scanfield.codec.field_file import RateReport, container_of, field_of, own_weights, rate_report
+from scanfield.codec.residual import decode_residual, encode_residual, step_of_bound
 from scanfield.codec.weights import exact_rungs
 from scanfield.data.guard import check_memory
 from scanfield.data.scan import Scan
@@ -38,17 +32,17 @@ from scanfield.methods import api
 from scanfield.metrics.image import compare
 from scanfield.run import Run, on_the_run_s_backend
 from scanfield.space.grid import Grid
+from scanfield.tasks.model import Model, check_model
 from scanfield.tasks.result import Reconstruction
 from scanfield.tasks.table import Column, Row, Table
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-RESIDUAL, RESIDUAL_KIND = "residual", 5
+AMORTISED_OVER = 100  # volumes: what a model's bytes are shared by in the table
+LARGEST_WHOLE = 2**24  # float32, in which images are held, knows all whole numbers up to here
 SMALLEST_RATIO = 4  # beyond this a field is the wrong tool
 _FIRST_BYTES = 2048  # of a search for a PSNR: less is mostly header
 _FITS = 6  # of a search for a PSNR
 _DB_PER_DOUBLING = 2.0  # of the bytes, a low guess: it makes the search careful
-_CLASSES = 8  # of the residual, by how much the field changes around a voxel
-_CHUNK = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +70,12 @@ class Decoded:
     grid: Grid
     unit: str
 
+    @property
+    def kind(self) -> StoredType:
+        """The type of the values."""
+        kind: StoredType = next(kind for kind in get_args(StoredType) if kind == self.values.dtype.name)
+        return kind
+
 
 @on_the_run_s_backend
 def compress(
@@ -90,6 +90,7 @@ def compress(
     psnr_db: float | None = None,
     max_error: float | None = None,
     baselines: bool = True,
+    model: Model | None = None,
 ) -> Compressed:
     """Fits a field of a given size to a volume and writes it.
 
@@ -103,40 +104,43 @@ def compress(
         max_error: bound on every voxel's error, in the volume's unit: the file also gets a coded residual. 0 is
             lossless, for whole numbers.
         baselines: whether to run standard codecs at the same number of bytes.
+        model: of a method that is trained: what its files leave out.
 
     Raises:
-        InputError: the method is none for compression, the volume does not suit it, or what is asked for is impossible.
+        InputError: the method is none for compression, the model is missing or another method's, the volume does not
+            suit it, or what is asked for is impossible.
     """
     if api.card(method).task != "compression":
         raise InputError(
             f"method '{method}' does not compress", fix="`scanfield list --task compression` lists those that do"
         )
     api.check_accepts(method, data.kind)
+    check_model(method, model)
     if max_bytes is not None and psnr_db is not None:
         raise ValueError("the size follows from max_bytes or from psnr_db, not from both")
-    low, high = float(data.values.min()), float(data.values.max())
-    whole = stored_type != "float32"
-    if whole and not torch.equal(data.values, data.values.round()):
-        raise InputError(f"the volume does not hold whole numbers, as {stored_type} does", where=data.source)
-    if max_error is not None and not (max_error > 0 or (whole and max_error == 0)):
-        fix = "give a bound above 0; lossless is for volumes of whole numbers"
-        raise InputError(f"the bound on the error cannot be {max_error:g} for {stored_type}", fix=fix)
+    facts = facts_of(data, stored_type)
+    if max_error is not None:  # an impossible bound is refused before the fit
+        step_of_bound(max_error, whole=stored_type != "float32", low=facts["low"], high=facts["high"])
+        if stored_type != "float32" and max(abs(facts["low"]), abs(facts["high"])) > LARGEST_WHOLE:
+            raise InputError("whole numbers beyond 2^24 are not held exactly in memory", fix="compress in --bricks")
     original = data.grid.size * np.dtype(stored_type).itemsize
-    facts = {"type": stored_type, "low": int(low) if whole else low, "high": int(high) if whole else high}
 
     def attempt(budget: int | None) -> tuple[Reconstruction, Decoded, RateReport]:
         settings = config if budget is None else replace(config, budget_bytes=budget)
         with run.timed("fit"):
-            result = api.load(method).fit(settings, data, run)
-            report = _write(path, result, data, facts, max_error)
+            result = api.load(method).fit(settings, data, run, prior=model)
+            content = content_of(result, data.values.numpy(), facts, max_error, model)
+            write_container(path, content.header, content.sections)
         with run.timed("decode"):
-            return result, decompress(path), report
+            return result, decompress(path, device=run.device, model=model), rate_report(path)
 
     if psnr_db is None:
         result, decoded, report = attempt(max_bytes)
     else:
         result, decoded, report = _search(attempt, data, psnr_db, original, run)
     table = _table(run, method, data, decoded, report, original)
+    if model is not None:
+        _amortise(table, model.size)
     if baselines and max_error is None and not run.stop.is_set():
         _rivals(table, data, report.total, original, run)
     return Compressed(result, report, table, original)
@@ -148,32 +152,35 @@ def decompress(
     grid: Grid | None = None,
     box: Box | None = None,
     device: torch.device | str = "cpu",
+    model: Model | None = None,
 ) -> Decoded:
     """The volume in a file, in its original type.
 
     Args:
         grid: where to render; by default the volume's own grid. Elsewhere there is the field, without a residual.
         box: a part of the own grid: first voxel and first voxel beyond, by axis. Only this part is rendered.
+        model: the one the file was written with, if it was written with one.
 
     Raises:
-        InputError: the file is missing or damaged, the box does not fit, or this machine's arithmetic does not
-            reproduce the field that a residual was made for.
+        InputError: the file is missing or damaged or needs another model, the box does not fit, or this machine's
+            arithmetic does not reproduce the field that a residual was made for.
     """
     if grid is not None and box is not None:
         raise ValueError("either a grid or a box of the own grid can be rendered")
-    result = read_field(path, device)
+    content = read_container(path)
+    result = field_of(content, device, where=str(path), model=model)
     facts = result.provenance
     own = result.spec.grid
     grid = own if grid is None else grid
     grid = grid if box is None else part_of(grid, box)
     check_memory(16 * (own if "bound" in facts else grid).size, path)
     if "bound" in facts and (box is not None or grid.same_as(own)):
-        values = _with_residual(path, result, facts)
+        values = own_values(result, content, where=str(path))
         if box is not None:
             values = values[tuple(slice(start, stop) for start, stop in box)]
     else:
-        values = result.render(grid).numpy()
-    return Decoded(_restored(values, facts, str(path)), grid, result.spec.unit)
+        values = restored(result.render(grid).numpy(), facts, where=str(path))
+    return Decoded(values, grid, result.spec.unit)
 
 
 def part_of(grid: Grid, box: Box) -> Grid:
@@ -193,78 +200,72 @@ def part_of(grid: Grid, box: Box) -> Grid:
 # The file -------------------------------------------------------------------------------------------------------------
 
 
-def _write(
-    path: str | Path, result: Reconstruction, data: Scan, facts: dict[str, Any], max_error: float | None
-) -> RateReport:
+def facts_of(data: Scan, stored_type: StoredType) -> dict[str, Any]:
+    """What a file says about its volume: type and range.
+
+    Raises:
+        InputError: the type is one of whole numbers, the values are none.
+    """
+    whole = stored_type != "float32"
+    if whole and not torch.equal(data.values, data.values.round()):
+        raise InputError(f"the volume does not hold whole numbers, as {stored_type} does", where=data.source)
+    low, high = float(data.values.min()), float(data.values.max())
+    return {"type": stored_type, "low": int(low) if whole else low, "high": int(high) if whole else high}
+
+
+def content_of(
+    result: Reconstruction,
+    values: Shaped[np.ndarray, "n0 n1 n2"],
+    facts: dict[str, Any],
+    max_error: float | None,
+    model: Model | None = None,
+) -> Container:
+    """What the file of a fitted field holds.
+
+    Args:
+        values: the volume.
+        facts: of the volume, from `facts_of`.
+        max_error: bound on every voxel's error; the residual that keeps it is among the sections.
+        model: the result's, if it was trained: its weights are left out.
+
+    Raises:
+        InputError: see `codec.residual.step_of_bound`.
+    """
     tail = api.load(result.method).shared_parts(result.config)
-    rungs = exact_rungs(result.field.state_dict(), tail=tail)
+    rungs = exact_rungs(own_weights(result, model), tail=tail)
     if rungs is None:
         raise ValueError(f"method '{result.method}' returned weights that were not quantised")
     sections: list[Section] = []
     if max_error is not None:
-        step = 2 * int(max_error) + 1 if facts["type"] != "float32" else 2 * max_error
-        predicted = _whole_steps(result, step)
-        wanted = np.rint(data.values.double().numpy() / step).astype(np.int64)
-        residual = wanted - predicted
-        payload = encode_integers([residual[part] for part in _classes(predicted)])
-        sections.append(Section(RESIDUAL, RESIDUAL_KIND, payload))
-        facts = facts | {"bound": max_error, "step": step, "crc": _crc(predicted)}
-    return write_field(path, result, rungs=rungs, tail=tail, facts=facts, sections=sections)
+        sections, more = encode_residual(result, values, max_error, facts)
+        facts = facts | more
+    return container_of(result, rungs, tail=tail, facts=facts, sections=sections, model=model)
 
 
-def _with_residual(path: str | Path, result: Reconstruction, facts: dict[str, Any]) -> np.ndarray:
-    head = read_head(path)
-    entry = next((e for e in head.entries if e.name == RESIDUAL), None)
-    try:
-        step, crc = float(facts["step"]), int(facts["crc"])
-    except (KeyError, TypeError, ValueError):
-        entry = None
-    if entry is None or not step > 0:
-        raise InputError("the file is damaged: its residual is missing or not described", where=str(path))
-    predicted = _whole_steps(result, step)
-    if _crc(predicted) != crc:
-        raise InputError(
-            "this machine computes another field than the one the residual was made for",
-            where=str(path),
-            fix="decode with --spacing-mm or --like for the field alone, or on the machine that wrote the file",
-        )
-    classes = _classes(predicted)
-    parts = decode_integers(read_section(path, entry).payload, [int(c.sum()) for c in classes], where=str(path))
-    for chosen, residual in zip(classes, parts, strict=True):
-        predicted[chosen] += residual
-    return predicted * step
+def own_values(result: Reconstruction, content: Container, *, where: str = "") -> Shaped[np.ndarray, "n0 n1 n2"]:
+    """The volume that a file holds, on its own grid and in its own type, with the residual if there is one.
+
+    Args:
+        result: `field_of(content)`.
+
+    Raises:
+        InputError: see `codec.residual.decode_residual`; the file does not hold a compressed volume.
+    """
+    facts = result.provenance
+    if "bound" in facts:
+        payloads = {section.name: section.payload for section in content.sections}
+        return restored(decode_residual(result, payloads, facts, where=where), facts, where=where)
+    return restored(result.render().numpy(), facts, where=where)
 
 
-def _whole_steps(result: Reconstruction, step: float) -> Int[np.ndarray, "n0 n1 n2"]:
-    """k_0: the field at its own voxels, in double precision on the CPU, in whole steps."""
-    grid = result.spec.grid
-    field: nn.Module = copy.deepcopy(result.field).cpu().double()
-    parts = []
-    with torch.no_grad():
-        for start in range(0, grid.size, _CHUNK):
-            flat = torch.arange(start, min(start + _CHUNK, grid.size))
-            parts.append(field(grid.to_world(grid.voxels(flat).double()))[:, 0])
-    values = torch.cat(parts).reshape(grid.shape).numpy()
-    return np.rint(values / step).astype(np.int64)
+def restored(
+    values: Shaped[np.ndarray, "*n"], facts: Mapping[str, Any], *, where: str = ""
+) -> Shaped[np.ndarray, "*n"]:
+    """Values in the type that `facts` names, cut to the original range, and rounded if they are whole numbers.
 
-
-def _classes(predicted: Int[np.ndarray, "n0 n1 n2"]) -> list[np.ndarray]:
-    """Voxels by the number of bits of |k_0 - neighbour|, summed over the axes: errors are larger where it changes."""
-    activity = np.zeros(predicted.shape, dtype=np.int64)
-    for axis in range(3):
-        activity += np.abs(np.diff(predicted, axis=axis, prepend=np.take(predicted, [0], axis=axis)))
-    bits = np.zeros(predicted.shape, dtype=np.int64)
-    for k in range(_CLASSES - 1):
-        bits += activity >= 1 << k
-    return [bits == k for k in range(_CLASSES)]
-
-
-def _crc(predicted: np.ndarray) -> int:
-    return zlib.crc32(predicted.astype("<i8").tobytes())
-
-
-def _restored(values: np.ndarray, facts: dict[str, Any], where: str) -> np.ndarray:
-    """Values in the type the file names; rounded and cut to the original range if they are whole numbers."""
+    Raises:
+        InputError: the facts are not those of a volume.
+    """
     try:
         kind, low, high = str(facts["type"]), float(facts["low"]), float(facts["high"])
     except (KeyError, TypeError, ValueError):
@@ -315,6 +316,18 @@ def _table(run: Run, method: str, data: Scan, decoded: Decoded, report: RateRepo
     values = _scores(data, decoded.values, report.total, original, *seconds)
     table.rows.append(Row(method, api.card(method).label, "method", values))
     return table
+
+
+def _amortise(table: Table, model_bytes: int) -> None:
+    """The model's bytes beside the file's, and the file with its share of the model."""
+    note = "its weights; one for all volumes that are compressed with it"
+    table.columns[0] = replace(table.columns[0], note="everything the decoder needs besides the model")
+    table.columns[1:1] = [
+        Column("model_bytes", "model", "bytes", "", note, 0),
+        Column("amortised_bytes", "with model", "bytes", "", f"shared by {AMORTISED_OVER} volumes", 0),
+    ]
+    row = table.rows[0].values
+    row |= {"model_bytes": model_bytes, "amortised_bytes": row["bytes"] + model_bytes / AMORTISED_OVER}
 
 
 def _scores(

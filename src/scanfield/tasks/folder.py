@@ -29,7 +29,8 @@ SCHEMA = 1
 class Picture:
     """An image that belongs to a run: the method's, its field's, a rival's or a reference's.
 
-    `note` completes a sentence about a reference: 'against the 720-view FBP, <note>, ...'.
+    `note` completes a sentence about a reference: 'against the 720-view FBP, <note>, ...'. Frames of a series are the
+    last axis of `values`; `step_s` is the time from one to the next, where it is known.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Picture:
     kind: Literal["method", "read-out", "baseline", "reference"]
     values: Tensor
     note: str = ""
+    step_s: float | None = None
 
 
 def begin(run: Run, facts: dict[str, Any]) -> None:
@@ -74,8 +76,8 @@ def _clear(folder: Path) -> None:
         for old in folder.glob(pattern):
             old.unlink()
     tables = ("landmarks.csv", "dice.csv", "slices.json", "slices.npz", "dvh.csv", "dvh_curves.csv")
-    doses = ("dose.sfz", "dose.dcm")
-    for name in ("run.json", "report.html", "measurements.npz", "field.safetensors", *tables, *doses):
+    files = ("dose.sfz", "dose.dcm", "model.safetensors", "energies.json")
+    for name in ("run.json", "report.html", "measurements.npz", "kspace.npz", "field.safetensors", *tables, *files):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -127,7 +129,7 @@ def write_pictures(folder: Path, pictures: list[Picture], grid: Grid, unit: str)
     records = []
     for picture in pictures:
         file = f"{picture.name}.nii.gz"
-        write_nifti(folder / file, picture.values, grid, unit=unit)
+        write_nifti(folder / file, picture.values, grid, unit=unit, step_s=picture.step_s)
         record = {"name": picture.name, "label": picture.label, "kind": picture.kind, "file": file}
         records.append(record | ({"note": picture.note} if picture.note else {}))
     return records

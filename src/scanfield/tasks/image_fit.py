@@ -39,6 +39,7 @@ from scanfield.tasks.folder import Picture, begin, facts_of
 from scanfield.tasks.outcome import Outcome, finish
 from scanfield.tasks.result import Reconstruction
 from scanfield.tasks.table import Column, Kind, Row, Table
+from scanfield.tasks.uncertainty import calibration, fit_result, uncertainty_of
 
 HELD_OUT_FRACTION = 0.05
 SECONDS = Column(key="seconds", label="time", unit="s", better="", digits=1)
@@ -57,6 +58,7 @@ def fit_image(
     reference: Scan | None = None,
     grid: Grid | None = None,
     prior: Any = None,
+    ensemble: int | None = None,
     request: dict[str, Any] | None = None,
 ) -> Outcome:
     """Fits a field to an image, to its derivatives, or to the surface of a mask.
@@ -72,6 +74,7 @@ def fit_image(
         baselines: whether to run the rivals; all of them take seconds.
         reference: a better image of the same object in the same unit (for instance without noise), to judge against.
         grid: output grid; by default the image's own. Numbers always refer to the image's own voxels.
+        ensemble: fit so many members from as many seeds; the result is the set of them. Not for surfaces.
         request: what was asked for, kept in run.json.
 
     Raises:
@@ -86,6 +89,8 @@ def fit_image(
         raise InputError(
             f"voxels can only be held out where values are fitted, not the {supervision}", fix="leave out the hold-out"
         )
+    if supervision == "surface" and ensemble is not None:
+        raise InputError("surfaces have no mean: there is no ensemble of them", fix="leave out --ensemble")
     if supervision == "surface" and reference is not None:
         raise InputError("a surface is judged against the mask itself", fix="leave out the reference")
     share = HELD_OUT_FRACTION if holdout_fraction is None and supervision == "values" else holdout_fraction or 0.0
@@ -95,14 +100,14 @@ def fit_image(
     begin(run, facts)
 
     with run.timed("fit"):
-        result: Reconstruction = module.fit(config, fitted, run, held_out=held_out, prior=prior)
+        result = fit_result(lambda one: module.fit(config, fitted, one, held_out=held_out, prior=prior), run, ensemble)
     result.provenance = {k: facts[k] for k in ("command", "inputs", "seed", "versions", "created")}
     rivals = baselines != "none" and not run.stop.is_set()
     label = api.card(method).label
     if supervision == "surface":
         return _surface_outcome(result, module, data, grid, run, facts, label, rivals)
 
-    own = {method: module.predict(result, data)}
+    own, uncertainty = {method: result.predict(data)}, uncertainty_of(result, grid)
     kinds: dict[str, tuple[str, Kind]] = {method: (label, "method")}
     if rivals:
         for name, text in _rivals(supervision).items():
@@ -114,13 +119,16 @@ def fit_image(
     pictures = []
     for name, values in own.items():
         if not grid.same_as(data.grid):
-            values = module.render(result, grid) if name == method else resample(values, data.grid, grid)
+            values = result.render(grid) if name == method else resample(values, data.grid, grid)
         pictures.append(Picture(name, *kinds[name], values))
     shown = data.values.float() if grid.same_as(data.grid) else resample(data.values.float(), data.grid, grid)
     pictures.append(Picture("image", "image", "reference", shown))
     if reference is not None:
         _score_reference(table, own, reference, data, run)
-    outcome = Outcome(result, grid, pictures, table, run.folder)
+    if uncertainty is not None and held_out is not None and held_out.mask is not None:
+        found = calibration(result.posterior_prediction(data), data.values.float(), held_out.mask)
+        uncertainty.calibrations["held-out"] = found
+    outcome = Outcome(result, grid, pictures, table, run.folder, uncertainty)
     if run.folder is not None:
         for note in _image_notes(supervision):
             run.note(note)

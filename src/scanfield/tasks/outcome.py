@@ -2,27 +2,62 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scanfield.errors import InputError, MissingExtra
 from scanfield.report.build import build_report
+from scanfield.report.notebook import images_html
 from scanfield.run import Run
 from scanfield.space.grid import Grid
 from scanfield.tasks.folder import Picture, write_pictures, write_record
 from scanfield.tasks.result import Reconstruction
 from scanfield.tasks.table import Table
+from scanfield.tasks.uncertainty import Uncertainty, said, write_uncertainty
 
 
 @dataclass(eq=False)
 class Outcome:
-    """What a task returns: the result, the images on one grid, the numbers, and the folder if there is one."""
+    """What a task returns: the result, the images on one grid, the numbers, the folder if there is one, and the
+    uncertainty of the method's image if its result is a set of fields."""
 
     result: Reconstruction
     grid: Grid
     pictures: list[Picture]
     table: Table
     folder: Path | None
+    uncertainty: Uncertainty | None = None
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the middle slice of every image, and the numbers."""
+        named = [(picture.label, picture.values.numpy()) for picture in self.pictures]
+        return f"{images_html(named, self.grid)}<pre>{html.escape(self.table.to_text())}</pre>"
+
+    def view(self) -> Any:
+        """A widget that shows the images in a notebook, the method's first.
+
+        Raises:
+            MissingExtra: ipyniivue is not installed.
+            InputError: the run kept no folder.
+        """
+        try:
+            from ipyniivue import NiiVue
+        except ImportError:
+            raise MissingExtra("ipyniivue", "notebook", "a view in a notebook") from None
+        if self.folder is None:
+            raise InputError("there are no files to show: this run kept everything in memory", fix="give it a folder")
+        order = sorted(self.pictures, key=lambda picture: picture.kind != "method")
+        widget = NiiVue()
+        # One at a time is seen; the others lie above it, transparent until their opacity is raised.
+        widget.load_volumes(
+            [
+                {"path": str(self.folder / f"{picture.name}.nii.gz"), "opacity": 0.0 if number else 1.0}
+                for number, picture in enumerate(order)
+            ]
+        )
+        return widget
 
 
 def finish(
@@ -47,6 +82,11 @@ def finish(
     assert run.folder is not None
     unit = outcome.result.spec.unit if unit is None else unit
     outcome.result.save(run.folder / "field.safetensors")
+    posterior = None
+    if outcome.uncertainty is not None:
+        posterior = write_uncertainty(run.folder, outcome.uncertainty, outcome.grid, unit, run)
+        for sentence in said(outcome.uncertainty):
+            run.note(sentence)
     facts = facts | {
         "unit": unit,
         "timings": run.timings,
@@ -57,6 +97,7 @@ def finish(
         "images": write_pictures(run.folder, outcome.pictures, outcome.grid, unit),
         "measurements": measurements,
         "deformation": deformation,
+        "posterior": posterior,
         "display": {"window": list(window or _range(outcome.pictures[-1]))},
     }
     write_record(run.folder, facts)

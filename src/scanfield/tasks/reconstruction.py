@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from scanfield.baselines.ct import BASELINES
+from scanfield.baselines.ct import BASELINES, for_metal, with_prior
 from scanfield.data.attenuation import attenuation
 from scanfield.data.hounsfield import MU_WATER_PER_MM
 from scanfield.data.measurement import Measurement
@@ -29,9 +30,12 @@ from scanfield.run import Run, on_the_run_s_backend
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
 from scanfield.tasks.folder import Picture, begin, facts_of
+from scanfield.tasks.metal import outside, prepared, write_metal
 from scanfield.tasks.outcome import Outcome, finish
+from scanfield.tasks.priors import placed_prior, score_change
 from scanfield.tasks.result import Reconstruction, render_field
 from scanfield.tasks.table import Column, Row, Table
+from scanfield.tasks.uncertainty import calibration, fit_result, judge_on_projections, uncertainty_of
 
 Baselines = Literal["none", "fast", "all"]
 DENSE_VIEWS = 720  # of the dense-view FBP reference
@@ -64,7 +68,8 @@ def reconstruct(
     baselines: Baselines = "all",
     reference: Scan | None = None,
     grid: Grid | None = None,
-    prior: Any = None,
+    prior: Scan | None = None,
+    ensemble: int | None = None,
     scan_facts: dict[str, Any] | None = None,
     request: dict[str, Any] | None = None,
 ) -> Outcome:
@@ -80,6 +85,8 @@ def reconstruct(
         baselines: which rivals to run: 'none', 'fast' (seconds) or 'all'.
         reference: the true image, in HU or 1/mm (see `data.attenuation`), resampled where it lies on another grid.
         grid: output grid; by default the scan's own.
+        ensemble: fit so many members from as many seeds; the result is the set of them (`Reconstruction.ensemble`).
+        prior: an earlier image of the object, in HU or 1/mm likewise, for a method that takes one (see `tasks.priors`).
         scan_facts: what else is known about the scan, for the report; `mu_water_per_mm` adds HU to its captions.
         request: what was asked for, kept in run.json.
 
@@ -88,30 +95,43 @@ def reconstruct(
     """
     api.check_accepts(method, data.kind)
     module = api.load(method)
+    if prior is not None:
+        api.check_takes_prior(method)
+        prior = attenuation(prior)
     grid = data.acquisition.volume if grid is None else grid
     views = data.acquisition.views
     if holdout_views is None:
         holdout_views = round(max(1, views / 20)) if views >= 10 else 0
     fitted, held_out = data.hold_out(holdout_views)
+    fitted = prepared(module, config, fitted, run)
+    data = replace(data, metal=fitted.metal)
     truth = None if reference is None else attenuation(reference)
     placed = None if truth is None else _placed(truth, grid, run)
+    placed_before = None if prior is None else placed_prior(prior, data, run)
     facts = facts_of(run, method, preset, to_json(config), request or {}) | {"facts": scan_facts or {}}
     begin(run, facts)
 
     with run.timed("fit"):
-        result: Reconstruction = module.fit(config, fitted, run, held_out=held_out, prior=prior)
+        result = fit_result(
+            lambda one: module.fit(config, fitted, one, held_out=held_out, prior=placed_before), run, ensemble
+        )
     result.provenance = {k: facts[k] for k in ("command", "inputs", "seed", "versions", "created")}
     pictures, table = [], Table([HELD_OUT, SECONDS] if held_out else [SECONDS])
     label = api.card(method).label
     with run.timed("render"):
-        image = module.render(result, grid)
+        uncertainty = uncertainty_of(result, grid)
+        image = result.render(grid) if uncertainty is None else uncertainty.image.mean
     pictures.append(Picture(method, label, "method", image))
     table.rows.append(Row(method, label, "method", {"seconds": run.timings["fit"] + run.timings["render"]}))
     if module.render is not render_field:
         name = f"{method}-field"
         pictures.append(Picture(name, f"{label} field", "read-out", render_field(result, grid)))
         table.rows.append(Row(name, f"{label} field", "read-out", {"seconds": run.timings["fit"]}))
-    for name, baseline in BASELINES.items():
+    if prior is not None:
+        pictures.append(Picture("prior", "prior image", "baseline", _on(grid, prior)))
+        table.rows.append(Row("prior", "prior image", "baseline", {}))
+        facts["prior"] = "prior"
+    for name, baseline in ((BASELINES if prior is None else with_prior(prior)) | for_metal(fitted)).items():
         if run.stop.is_set() or baselines == "none" or (baselines == "fast" and not baseline.fast):
             continue
         if data.acquisition.beam not in baseline.beams:
@@ -128,11 +148,18 @@ def reconstruct(
 
     if held_out is not None:
         _score_residuals(table, pictures, result, module, held_out, grid)
+        if uncertainty is not None:
+            judge_on_projections(uncertainty, result, held_out)
     if truth is not None and placed is not None:
         pictures += _score_images(table, pictures, truth, placed, data, grid, run)
-    outcome = Outcome(result, grid, pictures, table, run.folder)
+        if prior is not None:
+            score_change(table, pictures, _on(grid, prior), placed, field_of_view(data.acquisition, grid))
+        if uncertainty is not None:
+            mask = field_of_view(data.acquisition, grid) & covered(truth.grid, grid)
+            uncertainty.calibrations["reference"] = calibration(uncertainty.image, placed, mask)
+    outcome = Outcome(result, grid, pictures, table, run.folder, uncertainty)
     if run.folder is not None:
-        _write(run, facts, outcome, module, data, data.held_out_views(holdout_views))
+        _write(run, facts, outcome, data, data.held_out_views(holdout_views))
     return outcome
 
 
@@ -157,6 +184,11 @@ def _placed(truth: Scan, grid: Grid, run: Run) -> Tensor:
     return resample(truth.values, truth.grid, grid)
 
 
+def _on(grid: Grid, image: Scan) -> Tensor:
+    """An image on the output grid, as it is where it has that grid already."""
+    return image.values if image.grid.same_as(grid) else resample(image.values, image.grid, grid)
+
+
 def _size(grid: Grid) -> str:
     return f"{'x'.join(map(str, grid.shape))} at {'x'.join(f'{s:.3g}' for s in grid.spacing_mm)} mm"
 
@@ -173,7 +205,7 @@ def _score_residuals(
     projector = VoxelProjector(held_out.acquisition, grid)
     for row, picture in zip(table.rows, pictures, strict=True):
         own = row.kind == "read-out" or (row.kind == "method" and module.render is render_field)
-        predicted = module.predict(result, held_out) if own else projector.apply(picture.values)
+        predicted = result.predict(held_out) if own else projector.apply(picture.values)
         row.values[HELD_OUT.key] = residual(predicted, held_out.values).rms
 
 
@@ -187,7 +219,8 @@ def _score_images(
     run: Run,
 ) -> list[Picture]:
     """PSNR, SSIM, NRMSE against the reference and against the FBP of a dense, noise-free scan of it."""
-    mask = field_of_view(data.acquisition, grid) & covered(truth.grid, grid)
+    mask = field_of_view(data.acquisition, grid) & covered(truth.grid, grid) & outside(data.metal, grid)
+    region = "inside the field of view" + (" and outside metal" if data.metal is not None else "")
     references = [Picture("reference", "reference", "reference", placed)]
     try:
         references.append(_dense_fbp(truth, data.acquisition, grid))
@@ -196,7 +229,7 @@ def _score_images(
         run.note(f"There is no dense-view FBP to compare with: {error.what}.")
     for target in references:
         first = compare(placed, target.values, mask)
-        about = f"inside the field of view ({first.mask_voxels} voxels), data range {first.data_range:.4g} 1/mm"
+        about = f"{region} ({first.mask_voxels} voxels), data range {first.data_range:.4g} 1/mm"
         table.add_column(Column(f"psnr_db:{target.name}", f"PSNR vs {target.label}", "dB", "higher", about))
         table.add_column(Column(f"ssim:{target.name}", f"SSIM vs {target.label}", "", "higher", "", 3))
         table.add_column(Column(f"nrmse:{target.name}", f"NRMSE vs {target.label}", "", "lower", "", 3))
@@ -211,7 +244,13 @@ def _score_images(
 
 
 def _dense_fbp(truth: Scan, acquisition: ProjectionGeometry, grid: Grid) -> Picture:
-    """FBP of a dense, noise-free scan of the reference by the same scanner."""
+    """FBP of a dense, noise-free scan of the reference by the same scanner.
+
+    Raises:
+        InputError: a cone beam, or a scan whose views cannot be made denser.
+    """
+    if acquisition.beam == "cone":
+        raise InputError("a cone beam off its middle plane is not reconstructed exactly by any number of views")
     dense = dense_geometry(acquisition, max(1, round(DENSE_VIEWS / acquisition.views)))
     sinogram = project_voxels(truth.values, truth.grid, dense)
     return Picture(
@@ -227,12 +266,12 @@ def _write(
     run: Run,
     facts: dict[str, Any],
     outcome: Outcome,
-    module: Any,
     data: Measurement[ProjectionGeometry],
     held_views: np.ndarray,
 ) -> None:
     assert run.folder is not None
-    predicted = module.predict(outcome.result, data)
+    write_metal(run.folder, outcome.result, data.metal, outcome.pictures[0], outcome.grid)
+    predicted = outcome.result.predict(data)
     with write_atomically(run.folder / "measurements.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file, measured=data.values.numpy(), predicted=predicted.numpy(), angles_deg=data.acquisition.angles_deg

@@ -102,6 +102,8 @@ def _on_cpu(bench: _Bench) -> None:
     seconds = bench.time(name, cases.registration(device))
     bench.ratio(name, seconds, OURS, 1.5)
     bench.ratio(name, seconds, QUARTER, 3.0)
+    name = "cone beam, 64^3 voxels, projection and transpose"
+    bench.ratio(name, bench.time(name, cases.cone_beam(device), rounds=3), OURS, 10.0)
     _memory(bench)
     _start_up(bench)
     _methods(bench)

@@ -33,3 +33,12 @@ def spread_biases(network: MLP, generator: torch.Generator) -> None:
         for layer in network.linears:
             bound = layer.in_features**-0.5
             layer.bias.uniform_(-bound, bound, generator=generator)
+
+
+def normal_weights(network: FullyConnected, generator: torch.Generator) -> None:
+    """Redraws all weights from N(0, 1/n), n = fan-in, and all biases from U(-1/sqrt(n), 1/sqrt(n))."""
+    with torch.no_grad():
+        for layer in network.linears:
+            bound = layer.in_features**-0.5
+            layer.weight.normal_(0.0, bound, generator=generator)
+            layer.bias.uniform_(-bound, bound, generator=generator)

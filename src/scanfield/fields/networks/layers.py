@@ -56,6 +56,11 @@ class FullyConnected(nn.Module):
         last: Tensor = self.linears[-1](h)
         return last
 
+    def activate(self, z: Float[Tensor, "*n a"], layer: int) -> Float[Tensor, "*n a"]:
+        """What follows layer number `layer`, from 0."""
+        activation = self.activation
+        return activation(z, layer) if isinstance(activation, Activation) else activation(z)
+
     def jets(self, h: Float[Tensor, "s n a"], streams: Streams) -> Float[Tensor, "s n b"]:
         """See `fields.jets`."""
         assert isinstance(self.activation, Activation)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -41,7 +40,7 @@ def random_views_and_bins(
 
 
 def held_out_residual(
-    field: torch.nn.Module, operator: SampledOperator, measured: Tensor, run: Run
+    field: Callable[[Tensor], Tensor], operator: SampledOperator, measured: Tensor, run: Run
 ) -> Callable[[], float]:
     """Root mean square of predicted minus measured on data the fit never sees, in the data's unit."""
 

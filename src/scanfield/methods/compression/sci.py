@@ -13,6 +13,8 @@ The file holds the cut, the widths and the coded weights; everything counts.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,6 +50,7 @@ TASK_BYTES = 48  # what `scanfield compress` adds to the header: type, range
 MILESTONES = (0.625, 0.75, 0.875)  # published: 50,000, 60,000 and 70,000 of 80,000 steps
 LEAST_POINTS = 64  # of a block in a step
 PROBES = 2**15  # voxels that judge a step of the quantiser
+LOST = 0.8  # of its voxels' variance: a network that leaves so much has learnt nothing, or there is only noise
 LEVELS = 0.01  # a constant block's value is stored in steps of this part of the image's half range
 
 
@@ -68,8 +71,9 @@ class Config:
     """bits a weight that the widths are solved for; the coded weights then fill the budget (published: 16 or 32)"""
     partition: Literal["adaptive", "regular", "single"] = "adaptive"
     """blocks where the spectrum is concentrated, equal blocks, or one network"""
-    allocation: Literal["concentration", "size", "equal"] = "concentration"
-    """weights of a block: its voxels over the concentration of its spectrum, its voxels, or the same for all"""
+    allocation: Literal["concentration", "coefficients", "size", "equal"] = "concentration"
+    """weights of a block: its voxels over the concentration of its spectrum, its share of the image's largest cosine
+    coefficients (ours), its voxels, or the same for all"""
     blocks: int | None = None
     """most blocks; unset: one for 5444 bytes, as published (1361 numbers of four bytes)"""
     tree_levels: int | None = None
@@ -96,6 +100,8 @@ class Config:
     """largest norm of the gradient; unset: no limit, as published"""
     points_per_step: int = 1_000_000
     """voxels in a step, over all blocks"""
+    restarts: int = 0
+    """how often networks that learnt nothing are fitted again, from other weights at half the rate (ours)"""
     tuning_steps: int = 0
     """steps after the weights were quantised, with rounded weights in the loss (ours)"""
     tuning_rate: float = 1e-4
@@ -106,13 +112,15 @@ class Config:
         """Minutes on two CPU cores (ours): funnels of fewer bits a weight, tuned after quantisation."""
         return Config(
             bits=6.5,
+            allocation="coefficients",
             blocks=16,
             funnel=2.0,
             seam=0.5,
             optimiser="adam",
-            learning_rate=4e-3,
+            learning_rate=3e-3,
             rate_width=16,
             steps=3000,
+            restarts=2,
             points_per_step=20_000,
             tuning_steps=500,
             tuning_rate=5e-4,
@@ -172,7 +180,9 @@ def fit(config: Config, data: Scan, run: Run, *, held_out: Scan | None = None, p
     field.to(run.device)
     unseen = None if held_out is None else _watch(field, held_out, run.device)
 
-    def stage(name: str, steps: int, rate: float, schedule: Schedule, rungs: dict[str, int] | None) -> FitLog:
+    def stage(
+        name: str, steps: int, rate: float, schedule: Schedule, rungs: dict[str, int] | None, blocks: _Blocks = blocks
+    ) -> FitLog:
         plan = FitConfig(steps, clip_norm=config.clip_norm, check_every=max(1, steps // 10))
         groups = [
             ParameterGroup(
@@ -192,6 +202,14 @@ def fit(config: Config, data: Scan, run: Run, *, held_out: Scan | None = None, p
 
     schedule = milestones(MILESTONES, 0.2) if config.optimiser == "adamax" else warm_up(steps=100, after=cosine(0.01))
     logs = [stage("fit", config.steps, config.learning_rate, schedule, None)]
+    for attempt in range(1, config.restarts + 1):
+        lost = blocks.lost()
+        if run.stop.is_set() or not lost.networks:
+            break
+        before, errors = lost.states(), lost.errors()
+        lost.redraw(run.generator(f"weights {attempt}"))
+        logs.append(stage(f"again {attempt}", config.steps, config.learning_rate / 2**attempt, schedule, None, lost))
+        lost.keep_better(before, errors)
     result = Reconstruction("sci", config, spec, field, logs=logs)
     state = {name: weight.detach() for name, weight in field.state_dict().items()}
     most = weight_budget(result, budget_bytes(config, data)) - TASK_BYTES
@@ -236,6 +254,42 @@ class _Blocks:
         """Without this the output biases alone take tens of thousands of the published steps."""
         for network, target in zip(self.networks.values(), self.target, strict=True):
             set_output_bias(network, float(target.mean()))
+
+    def lost(self) -> _Blocks:
+        """The blocks whose networks leave (nearly) all of their variance."""
+        some, errors = copy.copy(self), self.errors()
+        chosen = [
+            error > LOST * float(target.var(correction=0)) for error, target in zip(errors, self.target, strict=True)
+        ]
+        some.networks = dict(itertools.compress(self.networks.items(), chosen))
+        some.u = list(itertools.compress(self.u, chosen))
+        some.target = list(itertools.compress(self.target, chosen))
+        some.share = list(itertools.compress(self.share, chosen))
+        return some
+
+    def errors(self) -> list[float]:
+        """Mean squared error of every network, on an even part of its voxels."""
+        every = max(1, sum(map(len, self.u)) // PROBES)
+        with torch.no_grad():
+            parts = zip(self.networks.values(), self.u, self.target, strict=True)
+            return [float((network(u[::every]) - target[::every]).square().mean()) for network, u, target in parts]
+
+    def states(self) -> list[dict[str, Tensor]]:
+        """Copies of all networks' weights."""
+        return [{name: w.detach().clone() for name, w in net.state_dict().items()} for net in self.networks.values()]
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """Other initial weights for all networks."""
+        for network in self.networks.values():
+            sizes = [network.linears[0].in_features, *(layer.out_features for layer in network.linears)]
+            network.load_state_dict(Siren(sizes, omegas=network.omegas, generator=generator).state_dict())
+        self.start_at_means()
+
+    def keep_better(self, before: list[dict[str, Tensor]], errors: list[float]) -> None:
+        """Takes the weights of before back where they had the smaller error."""
+        for network, state, old, new in zip(self.networks.values(), before, errors, self.errors(), strict=True):
+            if not new < old:
+                network.load_state_dict(state)
 
     def parameters(self) -> dict[str, list[nn.Parameter]]:
         """What is fitted, by block."""
@@ -300,7 +354,7 @@ def spec_of(config: Config, data: Scan) -> Spec:
     active = list(range(len(cut.boxes)))
     widths: dict[int, list[int]] = {}
     while active:  # what a dropped block would have got goes to the others
-        part = shares(scaled, [cut.boxes[k] for k in active], config.allocation)
+        part = shares(scaled, [cut.boxes[k] for k in active], config.allocation, numbers=int(weights))
         found = {
             k: solve_widths(int(weights * p), inputs=domain.dims, layers=config.layers, ratio=config.funnel)
             for k, p in zip(active, part, strict=True)

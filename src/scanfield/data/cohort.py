@@ -1,0 +1,172 @@
+"""Cohorts: a table of images of many people, and who is there to learn from, to watch and to judge by.
+
+A CSV file with a header line and the columns
+
+    path      the image, relative to the table's folder
+    subject   whom it shows: all images of a person belong to one split
+    split     'train', 'validation' or 'test'
+
+Whatever else the table holds is kept with its row. Images are recognised by their SHA-256: the same image in two
+splits is leakage under any name. They are read when they are asked for, and the last ones are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Literal, TypeVar, get_args
+
+from scanfield.data.files import checksum
+from scanfield.data.guard import existing_file
+from scanfield.data.nifti import read_nifti
+from scanfield.data.scan import Scan
+from scanfield.errors import InputError, nearest
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+REQUIRED = ("path", "subject", "split")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One row of a cohort.
+
+    Args:
+        path: of the image.
+        subject: whom it shows.
+        split: what it is for.
+        sha256: of the image's file.
+        more: further columns of the table by name.
+    """
+
+    path: Path
+    subject: str
+    split: Split
+    sha256: str
+    more: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Images of several people, none of them in two splits. `source` is the table they are listed in."""
+
+    members: tuple[Member, ...]
+    source: str = ""
+
+    def part(self, split: Split) -> tuple[Member, ...]:
+        """The members of a split, in the order of the table."""
+        return tuple(member for member in self.members if member.split == split)
+
+    def record(self) -> list[dict[str, str]]:
+        """What a model keeps of its cohort: SHA-256 and split of every image, and neither names nor paths."""
+        return [{"sha256": member.sha256, "split": member.split} for member in self.members]
+
+    def subjects(self, split: Split) -> int:
+        """How many people a split shows."""
+        return len({member.subject for member in self.part(split)})
+
+
+class Images(Sequence[T], Generic[T]):
+    """The images of some members, each read and prepared when it is asked for.
+
+    Args:
+        members: whose images.
+        prepare: what becomes of an image before it is kept.
+        keep: how many prepared images stay in memory; the one that was not used for longest goes.
+    """
+
+    def __init__(self, members: Sequence[Member], prepare: Callable[[Scan], T], *, keep: int = 64) -> None:
+        if keep < 1:
+            raise ValueError(f"at least one image is kept, got {keep}")
+        self.members, self.prepare, self.keep = tuple(members), prepare, keep
+        self._kept: OrderedDict[int, T] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: int) -> T:  # type: ignore[override]  # no slices: they would read everything
+        place = range(len(self.members))[index]
+        if place not in self._kept:
+            self._kept[place] = self.prepare(read_nifti(self.members[place].path))
+            if len(self._kept) > self.keep:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(place)
+        return self._kept[place]
+
+
+def read_cohort(path: str | Path) -> Cohort:
+    """The cohort in a table. Reads every image's bytes once, for its checksum, and no voxels.
+
+    Raises:
+        InputError: the table cannot be read, lacks a column or a value, or names a split that does not exist; an image
+            is missing or listed twice; a person or an image is in two splits; only one person is there, or nobody to
+            learn from.
+    """
+    path = existing_file(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, skipinitialspace=True)
+            columns, rows = [name.strip() for name in table.fieldnames or []], list(table)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"the table cannot be read as CSV: {error}", where=str(path)) from None
+    for name in REQUIRED:
+        if name not in columns:
+            raise InputError(
+                f"the table has no column '{name}'{nearest(name, columns)}",
+                where=str(path),
+                fix=f"its first line names the columns: {','.join(REQUIRED)}",
+            )
+    if not rows:
+        raise InputError("the table lists no images", where=str(path))
+    cohort = Cohort(
+        tuple(_member(row, f"{path}: row {number}", path.parent) for number, row in enumerate(rows, 1)), str(path)
+    )
+    _check(cohort)
+    return cohort
+
+
+def _member(row: dict[str | None, str | list[str] | None], where: str, folder: Path) -> Member:
+    if None in row:
+        raise InputError("the row has more values than the table has columns", where=where)
+    values = {str(name).strip(): str(value or "").strip() for name, value in row.items()}
+    for name in REQUIRED:
+        if not values[name]:
+            raise InputError(f"the row has no {name}", where=where)
+    split = values["split"]
+    for known in SPLITS:
+        if split == known:
+            image = folder / values["path"]
+            if not image.is_file():
+                raise InputError(f"there is no image '{values['path']}'", where=where, fix=f"expected at {image}")
+            more = {name: value for name, value in values.items() if name not in REQUIRED}
+            return Member(image, values["subject"], known, checksum(image), more)
+    raise InputError(f"unknown split '{split}'{nearest(split, SPLITS)}", where=where, fix=f"use {', '.join(SPLITS)}")
+
+
+def _check(cohort: Cohort) -> None:
+    images: dict[str, Member] = {}
+    people: dict[str, Member] = {}
+    for member in cohort.members:
+        twin = images.setdefault(member.sha256, member)
+        if twin is not member:
+            two = f"'{twin.path.name}' ({twin.split}) and '{member.path.name}' ({member.split})"
+            raise InputError(f"the same image is listed twice: {two}", where=cohort.source, fix="list every image once")
+        other = people.setdefault(member.subject, member)
+        if other.split != member.split:
+            raise InputError(
+                f"subject '{member.subject}' is in two splits, {other.split} and {member.split}",
+                where=cohort.source,
+                fix="put all images of a person into one split",
+            )
+    if len(people) < 2:
+        raise InputError(
+            f"all images show one subject, '{next(iter(people))}': nothing can be learned about people",
+            where=cohort.source,
+            fix="list images of several people",
+        )
+    if not cohort.part("train"):
+        raise InputError("no image is in the split 'train'", where=cohort.source)
