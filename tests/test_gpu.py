@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from scanfield.data.samples import sample
+from scanfield.data.scan import Scan
+from scanfield.methods.compression import sci
 from scanfield.methods.reconstruction import scope, siren
 from scanfield.operators.fdk import feldkamp
 from scanfield.operators.siddon import project_voxels
@@ -15,6 +20,7 @@ from scanfield.operators.voxel import VoxelProjector
 from scanfield.run import Run
 from scanfield.space.grid import Grid
 from scanfield.space.projection import Detector, ProjectionGeometry
+from scanfield.tasks.compression import compress, decompress
 from scanfield.tasks.reconstruction import reconstruct
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -64,3 +70,16 @@ def test_siren_on_the_gpu_agrees_with_the_cpu() -> None:
         images[device] = siren.render(result, image.grid.slice(12))
     difference = (images["cuda"] - images["cpu"]).abs().max() / images["cpu"].abs().max()
     assert float(difference) < 0.02
+
+
+@pytest.mark.parametrize("bound", [0.0, 3.0])
+def test_a_bounded_file_decodes_to_the_same_integers_on_the_gpu(tmp_path: Path, bound: float) -> None:
+    image = sample("ct_abdomen_volume")
+    values = image.values[100:148, 100:148, :16].round().contiguous()
+    scan = Scan(values, image.grid.part((100, 100, 0), (48, 48, 16)), image.unit, source="block")
+    config = replace(sci.Config.tiny(), budget_bytes=4000, steps=60, tuning_steps=10, restarts=0)
+    path = tmp_path / "a.sfz"
+    compress(scan, "sci", config, Run(), path, stored_type="int16", max_error=bound, baselines=False)
+    on_cpu, on_gpu = (decompress(path, device=torch.device(device)).values for device in ("cpu", "cuda"))
+    assert on_gpu.dtype == np.int16 and np.array_equal(on_cpu, on_gpu)
+    assert np.abs(on_gpu - values.numpy()).max() <= bound

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
 import nibabel as nib
 import numpy as np
@@ -109,3 +112,41 @@ def test_wrong_files(volume, file, tmp_path, capsys):
         assert main(command) == 2
         assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_bricks_there_and_in_part(volume, tmp_path, capsys):
+    path, out = tmp_path / "a.sfz", str(tmp_path / "a.nii.gz")
+    how = ["--bricks", "16", "--bpp", "8", "--lossless", "--no-baselines"]
+    assert main(["compress", str(volume), "-o", str(path), *TINY, *how]) == 0
+    assert main(["decompress", str(path), "-o", out]) == 0
+    first = np.asarray(nib.load(volume).dataobj)
+    assert np.array_equal(nib.load(out).dataobj, first)
+    assert main(["decompress", str(path), "-o", out, "--box", "10:20,12:20,2:5"]) == 0
+    assert np.array_equal(nib.load(out).dataobj, first[10:20, 12:20, 2:5])
+    capsys.readouterr()
+    assert main(["inspect", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert sum(facts["parts"].values()) == facts["bytes"] == path.stat().st_size
+
+
+def test_killed_and_resumed_bricks_are_the_same_file(volume, tmp_path):
+    """The process is killed outright after its first brick; the second call fits only the others."""
+    how = ["--bricks", "16", "--bpp", "8", "--no-baselines"]
+    plain, killed = tmp_path / "plain.sfz", tmp_path / "killed.sfz"
+    assert main(["compress", str(volume), "-o", str(plain), *TINY, *how]) == 0
+    command = ["compress", str(volume), "-o", str(killed), *TINY, *how]
+    process = subprocess.Popen([sys.executable, "-m", "scanfield", *command])
+    work = tmp_path / "killed.sfz.work"
+    for _ in range(1200):
+        if list(work.glob("[0-9]*.json")) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert work.is_dir() and not killed.exists()
+    kept = {part.name: part.stat().st_mtime_ns for part in work.glob("[0-9]*.brick")}
+    assert kept
+    assert main(command) == 2, "without --resume nothing is overwritten"
+    assert {part.name: part.stat().st_mtime_ns for part in work.glob("[0-9]*.brick")} == kept
+    assert main([*command, "--resume"]) == 0
+    assert killed.read_bytes() == plain.read_bytes() and not work.exists()

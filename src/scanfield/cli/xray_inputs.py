@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scanfield.cli.inputs import absolute, read_image
-
 if TYPE_CHECKING:
     from scanfield.data.measurement import Measurement
 
@@ -32,6 +30,8 @@ def add_xray_options(parser: argparse._ActionsContainer) -> None:
 
 def asked_xray(args: argparse.Namespace) -> dict[str, Any]:
     """The options for a request, files by their absolute path."""
+    from scanfield.cli.inputs import absolute
+
     spectrum = args.spectrum
     if spectrum is not None and Path(spectrum).is_file():
         spectrum = absolute(spectrum)
@@ -50,6 +50,8 @@ def with_xrays(data: Measurement[Any], metal_mask: str | None, spectrum: str | N
         InputError: a file cannot be read, or the spectrum is none.
     """
     if metal_mask is not None:
+        from scanfield.cli.inputs import read_image
+
         data = replace(data, metal=read_image(metal_mask))
     if spectrum is not None:
         from scanfield.data.tubes import spectrum_of

@@ -132,3 +132,51 @@ def test_slices_are_volumes_of_one_voxel():
     assert result.spec.domain.dims == 2
     assert psnr_db(result.render(), scan.values) > 25
     assert weight_budget(result, 2000) > 0
+
+
+def test_weights_go_where_the_largest_coefficients_are():
+    """Noise in two blocks, a hundred times stronger in the second: the N largest coefficients all lie there."""
+    grid = Grid.centred((32, 16, 16), 1.0)
+    values = torch.randn(grid.shape, generator=torch.Generator().manual_seed(0))
+    values[16:] *= 100
+    config = replace(CONFIG, partition="regular", blocks=2, bits=6.5, budget_bytes=2000, allocation="coefficients")
+    (faint, _), (strong, _) = sci.spec_of(config, Scan(values, grid)).facts["widths"]
+    assert faint == 0 < strong
+
+
+def test_networks_that_learnt_nothing_are_fitted_again(monkeypatch):
+    """One of four networks starts dead: a restart revives it, and leaves the others as they were."""
+    build = sci.build
+
+    def with_a_dead_network(*arguments):
+        field = build(*arguments)
+        dead = next(block for block in field.blocks if not isinstance(block, Constant))
+        with torch.no_grad():
+            for parameter in dead.parameters():
+                parameter.zero_()
+        return field
+
+    monkeypatch.setattr(sci, "build", with_a_dead_network)
+    config = replace(CONFIG, partition="regular", tuning_steps=0)
+    scan = textured()
+    once = sci.fit(replace(config, restarts=0), scan, Run(seed=0))
+    again = sci.fit(replace(config, restarts=1), scan, Run(seed=0))
+    stages = [log.stage for log in again.logs]
+    assert stages == ["fit", "again 1"]
+    errors = []
+    for result in (once, again):
+        squares = (result.render() - scan.values).square()
+        errors.append([float(squares[tuple(slice(a, b) for a, b in box)].mean()) for box in result.field.boxes])
+    assert errors[1][0] < 0.9 * errors[0][0], errors
+
+
+def test_a_restart_that_is_no_better_changes_nothing():
+    scan = textured()
+    field = sci.build(CONFIG, sci.spec_of(CONFIG, scan), Run(seed=0).generator("weights"))
+    blocks = sci._Blocks(field, scan, Run(seed=0))
+    blocks.start_at_means()
+    before, errors = blocks.states(), blocks.errors()
+    blocks.redraw(Run(seed=0).generator("weights 1"))
+    assert any(not torch.equal(a[k], b[k]) for a, b in zip(before, blocks.states(), strict=True) for k in a)
+    blocks.keep_better(before, [0.0] * len(errors))
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(before, blocks.states(), strict=True) for k in a)
