@@ -170,7 +170,7 @@ def shares(
     elif by == "equal":
         sizes = np.ones(len(parts))
     elif by != "size":
-        raise ValueError(f"weights are shared by 'concentration', 'size' or 'equal', got '{by}'")
+        raise ValueError(f"weights are shared by 'concentration', 'coefficients', 'size' or 'equal', got '{by}'")
     return sizes / sizes.sum()
 
 
@@ -180,7 +180,7 @@ def _energies(values: Float[np.ndarray, "n0 n1 n2"]) -> Float[np.ndarray, " n"]:
     return np.asarray(squares[1:])
 
 
-def _significant(energies: Sequence[Float[np.ndarray, " n"]], numbers: int) -> Float[np.ndarray, " blocks"]:
+def _significant(energies: Sequence[Float[np.ndarray, " _"]], numbers: int) -> Float[np.ndarray, " blocks"]:
     """How the `numbers` largest entries of all lists are spread over the lists; no list goes without (a thousandth).
 
     The best approximation by N coefficients keeps the N largest ones (reverse water-filling): where they lie, weights

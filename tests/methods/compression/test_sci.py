@@ -30,7 +30,9 @@ def textured() -> Scan:
     return Scan(values, GRID, "HU")
 
 
-CONFIG = replace(sci.Config.tiny(), budget_bytes=3000, steps=250, points_per_step=4000, blocks=4)
+CONFIG = replace(
+    sci.Config.tiny(), budget_bytes=3000, steps=250, points_per_step=4000, blocks=4, allocation="concentration"
+)
 
 
 @pytest.fixture(scope="module")
