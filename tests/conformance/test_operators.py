@@ -21,6 +21,8 @@ from scanfield.operators.encoding import KSpaceEncoding
 from scanfield.operators.fourier import MaskedFourier
 from scanfield.operators.rays import LineIntegral
 from scanfield.operators.slices import SliceOperator
+from scanfield.operators.spectral import SpectralLineIntegral
+from scanfield.operators.stored_rays import StoredLineIntegral
 from scanfield.operators.trajectories import golden_angle_radial
 from scanfield.operators.voxel import VoxelProjector
 from scanfield.space.domain import Domain
@@ -58,8 +60,15 @@ SYSTEMS = {
     "cone, arc": lambda: geometry("cone", "arc", rows=4, slices=3),
 }
 
-SAMPLED: dict[type, Callable[[ProjectionGeometry], SampledOperator]] = {
-    LineIntegral: lambda g: LineIntegral(g, Domain.of_grid(g.volume), 300),
+
+def line_integral(of: ProjectionGeometry, count: int = 300) -> LineIntegral:
+    return LineIntegral(of, Domain.of_grid(of.volume), count)
+
+
+SAMPLED: dict[type, Callable[..., SampledOperator]] = {
+    LineIntegral: line_integral,
+    StoredLineIntegral: lambda *a: StoredLineIntegral.make(line_integral(*a)),
+    SpectralLineIntegral: lambda *a: SpectralLineIntegral(line_integral(*a), torch.zeros(1)),  # of one energy: plain
 }
 GRID: dict[type, Callable[[ProjectionGeometry], GridOperator]] = {
     VoxelProjector: lambda g: VoxelProjector(g, g.volume),
@@ -205,11 +214,12 @@ def test_sampled_operators_measure_in_mm(cls, system):
 @pytest.mark.parametrize("cls", SAMPLED)
 def test_sampled_operators_pass_exact_gradients_to_values(cls, system):
     of = SYSTEMS[system]()
-    operator = SAMPLED[cls](replace(of, angles_deg=of.angles_deg[:2]))
-    operator = replace(operator, count=5)
+    operator = SAMPLED[cls](replace(of, angles_deg=of.angles_deg[:2]), 5)
     index = torch.tensor([10, 14, 20, 40])
     samples = operator.samples(index)
-    values = torch.randn(*samples.x.shape[:-1], 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    channels = 1 if cls is SpectralLineIntegral else 2  # as many as energies
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(*samples.x.shape[:-1], channels, generator=generator, dtype=torch.float64)
     values.requires_grad_()
     assert torch.autograd.gradcheck(lambda v: operator.reduce(v, samples), values, atol=1e-4, rtol=1e-3)
     assert torch.autograd.gradgradcheck(lambda v: operator.reduce(v, samples).sin(), values, atol=1e-4, rtol=1e-3)
@@ -245,7 +255,9 @@ def test_slice_operators_are_means_with_exact_gradients(cls):
         told = predict(lambda x: torch.full_like(x[..., :1], 3.0), operator, index, generator)
         torch.testing.assert_close(told, torch.full((len(index),), 3.0))
     samples = operator.samples(index[:3])
-    values = torch.randn(*samples.x.shape[:-1], 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    channels = 1 if cls is SpectralLineIntegral else 2  # as many as energies
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(*samples.x.shape[:-1], channels, generator=generator, dtype=torch.float64)
     values.requires_grad_()
     assert torch.autograd.gradcheck(lambda v: operator.reduce(v, samples), values)
     assert torch.autograd.gradgradcheck(lambda v: operator.reduce(v, samples).sin(), values)
