@@ -101,11 +101,11 @@ def test_every_instruction_set_gives_the_same_numbers(name, monkeypatch):
     usual = joseph.backproject(y, origin, direction, shape, forward_only=False)
     lib = library.load(name)
     monkeypatch.setattr(library, "load", lambda: lib)
-    joseph._library.cache_clear()
+    joseph._function.cache_clear()
     try:
         again = joseph.backproject(y, origin, direction, shape, forward_only=False)
     finally:
-        joseph._library.cache_clear()
+        joseph._function.cache_clear()
     torch.testing.assert_close(again, usual)
 
 

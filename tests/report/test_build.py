@@ -251,3 +251,9 @@ def test_nothing_is_written_for_a_folder_that_cannot_be_read_or_written(make_run
     with pytest.raises(InputError, match="cannot be written"):
         build_report(folder)
     assert not (folder / "report.html").exists()
+
+
+def test_a_run_without_images_has_a_page(make_run: Make) -> None:
+    """Not even a window: there is nothing to show in it."""
+    page = build_report(make_run(images=[], display=None, measurements=None, table=None)).read_text()
+    assert "Convergence" in page and "<h2>Images" not in page

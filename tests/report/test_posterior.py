@@ -52,9 +52,9 @@ def test_a_run_without_a_posterior_has_no_plates(tmp_path):
 def test_a_figure_a_view_and_one_of_the_calibration(tmp_path, shape, count):
     folder = _folder(tmp_path, shape)
     plates = list(posterior_plates(folder, read_record(folder), (0.0, 1.0)))
-    assert len(plates) == count and plates[-1][0] == "calibration"
-    assert "50 samples" in plates[0][3] and "how far the mean is from the truth" in plates[0][3]
-    legend = plates[-1][1].axes[0].get_legend().get_texts()
+    assert len(plates) == count and plates[-1].name == "calibration"
+    assert "50 samples" in plates[0].caption and "how far the mean is from the truth" in plates[0].caption
+    legend = plates[-1].figure.axes[0].get_legend().get_texts()
     assert [text.get_text().split("\n")[0] for text in legend] == ["against the reference", "on held-out data"]
     assert "rank correlation 0.42" in legend[0].get_text() and "rank" not in legend[1].get_text()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from scanfield.baselines.tv import TvSolution, TvTerm, choose, scaled_weights, solve_terms
+from scanfield.baselines.tv import TvSolution, TvTerm, choose, solve_terms
 from scanfield.data.measurement import Measurement
 from scanfield.data.scan import Scan
 from scanfield.operators.resample import resample
@@ -40,7 +40,10 @@ def choose_setting(
     measurement: Measurement[ProjectionGeometry], grid: Grid, image: Float[Tensor, "n0 n1 n2"], *, iterations: int = 100
 ) -> tuple[float, float]:
     """(weight in mm, alpha) whose reconstruction from nine tenths of the views predicts the remaining views best."""
-    settings = [(weight, alpha) for weight in scaled_weights(measurement, grid) for alpha in ALPHAS]
+
+    def settings(weights: tuple[float, ...]) -> list[tuple[float, float]]:
+        return [(weight, alpha) for weight in weights for alpha in ALPHAS]
+
     return choose(settings, lambda setting: _terms(image, *setting), measurement, grid, iterations=iterations)
 
 

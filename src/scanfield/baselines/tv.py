@@ -62,23 +62,15 @@ def choose_weight(
     Nothing but the measurement decides. `weights` defaults to `RELATIVE_WEIGHTS`; their smallest is returned for
     scans of fewer than three views, which leave nothing to hold out.
     """
-    if weights is None:
-        weights = scaled_weights(measurement, grid)
-    return choose(sorted(weights), lambda weight: [TvTerm(weight)], measurement, grid, iterations=iterations)
 
+    def settings(scaled: tuple[float, ...]) -> list[float]:
+        return sorted(scaled if weights is None else weights)
 
-def scaled_weights(measurement: Measurement[ProjectionGeometry], grid: Grid) -> tuple[float, ...]:
-    """`RELATIVE_WEIGHTS` times the largest entry of A^T y (mm), from the views that `choose` fits."""
-    fitted, _ = _split(measurement)
-    projector = VoxelProjector(fitted.acquisition, grid, device=fitted.values.device)
-    largest = (
-        float(projector.backproject(fitted.values).max()) * measurement.acquisition.views / fitted.acquisition.views
-    )
-    return tuple(relative * largest for relative in RELATIVE_WEIGHTS)
+    return choose(settings, lambda weight: [TvTerm(weight)], measurement, grid, iterations=iterations)
 
 
 def choose(
-    settings: Sequence[Setting],
+    settings: Callable[[tuple[float, ...]], Sequence[Setting]],
     terms: Callable[[Setting], Sequence[TvTerm]],
     measurement: Measurement[ProjectionGeometry],
     grid: Grid,
@@ -88,18 +80,23 @@ def choose(
     """The setting whose `solve_terms` from nine tenths of the views predicts the remaining views best.
 
     The first one for scans of fewer than three views, which leave nothing to hold out.
+
+    Args:
+        settings: what is tried, from `RELATIVE_WEIGHTS` times the largest entry of A^T y (mm) of the fitted views.
     """
-    fitted, held_out = _split(measurement)
-    if held_out is None:
-        return settings[0]
-    device = fitted.values.device
+    views, device = measurement.acquisition.views, measurement.values.device
+    fitted, held_out = measurement.hold_out(max(1, round(views / 10)) if views > 2 else 0)
     projector = VoxelProjector(fitted.acquisition, grid, device=device)
+    largest = float(projector.backproject(fitted.values).max()) * views / fitted.acquisition.views
+    tried = settings(tuple(relative * largest for relative in RELATIVE_WEIGHTS))
+    if held_out is None:
+        return tried[0]
     check = VoxelProjector(held_out.acquisition, grid, device=device)
     errors = []
-    for setting in settings:
+    for setting in tried:
         predicted = check.project(solve_terms(projector, fitted.values, terms(setting), iterations).volume)
         errors.append(float(torch.linalg.vector_norm(predicted - held_out.values)))
-    return settings[errors.index(min(errors))]
+    return tried[errors.index(min(errors))]
 
 
 def solve(
@@ -151,14 +148,6 @@ def solve_terms(
                 objective = objective + term.weight * torch.linalg.vector_norm(jump - other, dim=0).sum()
             history.append(float(objective))
     return TvSolution(x, sum(term.weight for term in terms), tuple(history))
-
-
-def _split(
-    measurement: Measurement[ProjectionGeometry],
-) -> tuple[Measurement[ProjectionGeometry], Measurement[ProjectionGeometry] | None]:
-    """Nine tenths of the views, and the remaining ones, which choose settings."""
-    views = measurement.acquisition.views
-    return measurement.hold_out(max(1, round(views / 10)) if views > 2 else 0)
 
 
 def _axes(grid: Grid) -> tuple[tuple[int, ...], tuple[float, ...]]:

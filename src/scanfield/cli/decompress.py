@@ -9,8 +9,7 @@ from typing import Any
 
 from scanfield.cli.parser import Parser, add_device, add_json, add_quiet, count, number, one_of
 from scanfield.errors import InputError
-
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+from scanfield.space.box import Box
 
 
 def main(argv: Sequence[str]) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from scanfield.cli.method_flags import How, add_baselines, add_how, add_run_options, asked, parse, resumed, resumes
+from scanfield.cli.method_flags import How, add_baselines, add_how, add_run_options, asked, parse, resume, resumes
 from scanfield.cli.parser import Parser, number, one_of
 from scanfield.cli.request import DoseRequest
 from scanfield.errors import InputError
@@ -15,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs `scanfield dose ...` and returns its exit code."""
     arguments = argv[1:]
     if resumes(arguments):
-        return _resume(arguments)
+        return resume(DoseRequest, arguments, _fit)
     args, config = parse(_parser(), arguments)
     if args.like is not None and args.spacing_mm is not None:
         raise InputError("the grid follows from --like or from --spacing-mm, not from both")
@@ -23,7 +24,6 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("--through is for a dose that is added", fix="--add DOSE2 --through RUN")
     if args.structure and args.structures is None:
         raise InputError("--structure chooses from a file of structures", fix="--structures RTSTRUCT")
-    from scanfield.cli.fit_dose import fit_dose
     from scanfield.cli.inputs import absolute
 
     add, structures, like, table = (
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         spacing_mm=args.spacing_mm,
     )
     how = How.of(args)
-    return fit_dose(request, config, Path(args.output), how)
+    return _fit(request, config, Path(args.output), how)
 
 
 def _parser() -> Parser:
@@ -107,12 +107,7 @@ def _result_file(name: str) -> Path:
     return path / "field.safetensors" if path.is_dir() else path
 
 
-def _resume(arguments: Sequence[str]) -> int:
-    found = resumed(DoseRequest, arguments)
-    if found is None:
-        return 0
-    args, request, config = found
-    from scanfield.cli.fit_dose import fit_dose
+def _fit(request: DoseRequest, config: Any, folder: Path, how: How) -> int:
+    from scanfield.cli.fit_dose import fit_dose  # imports torch, which a command line that is refused does not need
 
-    how = How.of(args, resume=True)
-    return fit_dose(request, config, Path(args.resume), how)
+    return fit_dose(request, config, folder, how)

@@ -71,7 +71,7 @@ def fit(
         print(_announce(request, described, run), flush=True)
     how_to_resume = f"continue with: scanfield {request.program} --resume {shlex.quote(str(folder))}"
     with watched(folder, run.stop, view=how.view):
-        with _nothing_left_of(folder, new), _saying(how_to_resume, folder), stop_on_interrupt(run.stop), display:
+        with nothing_left_of(folder, new), _saying(how_to_resume, folder), stop_on_interrupt(run.stop), display:
             outcome = start()
         if how.as_json:
             print(json.dumps(_facts(folder, outcome, run)))
@@ -89,7 +89,7 @@ def voxels(grid: Grid) -> str:
 
 
 @contextmanager
-def _nothing_left_of(folder: Path, new: bool) -> Iterator[None]:
+def nothing_left_of(folder: Path, new: bool) -> Iterator[None]:
     """Removes a folder made for this run if the input is refused before anything of worth is in it."""
     try:
         yield

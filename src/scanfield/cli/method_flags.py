@@ -133,6 +133,15 @@ def resumes(arguments: Sequence[str]) -> bool:
     return any(a == "--resume" or a.startswith("--resume=") for a in arguments)
 
 
+def resume(cls: type[R], arguments: Sequence[str], fit: Callable[[R, Any, Path, How], int]) -> int:
+    """Continues a run, and returns the exit code. Errors: as for `resumed`."""
+    found = resumed(cls, arguments)
+    if found is None:
+        return 0
+    args, request, config = found
+    return fit(request, config, Path(args.resume), How.of(args, resume=True))
+
+
 def resumed(cls: type[R], arguments: Sequence[str]) -> tuple[argparse.Namespace, R, Any] | None:
     """The arguments, the request and the configuration of the run to continue; None (and a line) if it is complete.
 

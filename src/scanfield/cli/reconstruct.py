@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scanfield.cli.kspace_inputs import FILES, add_kspace_options
-from scanfield.cli.method_flags import How, add_baselines, add_how, add_run_options, asked, parse, resumed, resumes
+from scanfield.cli.method_flags import How, add_baselines, add_how, add_run_options, asked, parse, resume, resumes
 from scanfield.cli.parser import Parser, count, number, one_of
 from scanfield.cli.request import KSpaceRequest, ScanRequest, StackRequest, read_run
 from scanfield.cli.stack_inputs import add_stack_options
@@ -33,16 +33,11 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("--prior-unit is of a prior image, and there is none", fix="--prior IMAGE")
     how = How.of(args)
     if STACKS in api.card(args.method).accepts:
-        from scanfield.cli.fit_stacks import fit_stacks
-
-        return fit_stacks(_stack_request(args, argv), config, Path(args.output), how)
+        return _fit_stacks(_stack_request(args, argv), config, Path(args.output), how)
     _refuse(args, _stack_options(), "stacks of slices", "methods for them are those that `scanfield list` shows")
     if KSPACE in api.card(args.method).accepts:
-        from scanfield.cli.fit_kspace import fit_kspace
-
-        return fit_kspace(_kspace_request(args, argv), config, Path(args.output), how)
+        return _fit_kspace(_kspace_request(args, argv), config, Path(args.output), how)
     _refuse(args, _kspace_options(), "raw MR data", "methods for them are those that `scanfield list` shows")
-    from scanfield.cli.fit_scan import fit_scan
     from scanfield.cli.inputs import absolute
     from scanfield.cli.xray_inputs import asked_xray, files_of
 
@@ -61,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         prior_unit=args.prior_unit,
         ensemble=args.ensemble,
     )
-    return fit_scan(request, config, Path(args.output), how)
+    return _fit_scan(request, config, Path(args.output), how)
 
 
 def _stack_request(args: argparse.Namespace, argv: Sequence[str]) -> StackRequest:
@@ -253,28 +248,28 @@ def _resume(arguments: Sequence[str]) -> int:
     early.add_argument("--resume")
     started = read_run(Path(early.parse_known_args(list(arguments))[0].resume)).get("request")
     if isinstance(started, dict) and "stacks" in started:
-        with_stacks = resumed(StackRequest, arguments)
-        if with_stacks is None:
-            return 0
-        from scanfield.cli.fit_stacks import fit_stacks
-
-        args, of_stacks, config = with_stacks
-        how = How.of(args, resume=True)
-        return fit_stacks(of_stacks, config, Path(args.resume), how)
+        return resume(StackRequest, arguments, _fit_stacks)
     if isinstance(started, dict) and "scans" in started:
-        with_kspace = resumed(KSpaceRequest, arguments)
-        if with_kspace is None:
-            return 0
-        from scanfield.cli.fit_kspace import fit_kspace
+        return resume(KSpaceRequest, arguments, _fit_kspace)
+    return resume(ScanRequest, arguments, _fit_scan)
 
-        args, of_kspace, config = with_kspace
-        how = How.of(args, resume=True)
-        return fit_kspace(of_kspace, config, Path(args.resume), how)
-    found = resumed(ScanRequest, arguments)
-    if found is None:
-        return 0
-    args, request, config = found
+
+# These import torch, which a command line that is refused does not need.
+
+
+def _fit_stacks(request: StackRequest, config: Any, folder: Path, how: How) -> int:
+    from scanfield.cli.fit_stacks import fit_stacks
+
+    return fit_stacks(request, config, folder, how)
+
+
+def _fit_kspace(request: KSpaceRequest, config: Any, folder: Path, how: How) -> int:
+    from scanfield.cli.fit_kspace import fit_kspace
+
+    return fit_kspace(request, config, folder, how)
+
+
+def _fit_scan(request: ScanRequest, config: Any, folder: Path, how: How) -> int:
     from scanfield.cli.fit_scan import fit_scan
 
-    how = How.of(args, resume=True)
-    return fit_scan(request, config, Path(args.resume), how)
+    return fit_scan(request, config, folder, how)

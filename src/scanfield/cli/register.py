@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scanfield.cli.method_flags import How, add_baselines, add_how, add_run_options, asked, parse, resumed, resumes
+from scanfield.cli.method_flags import How, add_baselines, add_how, add_run_options, asked, parse, resume, resumes
 from scanfield.cli.parser import Parser
 from scanfield.cli.request import PairRequest
 from scanfield.errors import InputError
@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs `scanfield register ...` and returns its exit code."""
     arguments = argv[1:]
     if resumes(arguments):
-        return _resume(arguments)
+        return resume(PairRequest, arguments, _fit)
     args, config = parse(_parser(), arguments)
     for kind in ("points", "labels"):
         given = [getattr(args, f"{side}_{kind}") for side in ("fixed", "moving")]
@@ -28,7 +28,6 @@ def main(argv: Sequence[str]) -> int:
             raise InputError(
                 f"{kind} are needed in both images or in none", fix=f"give --fixed-{kind} and --moving-{kind}"
             )
-    from scanfield.cli.fit_pair import fit_pair
     from scanfield.cli.inputs import absolute
 
     names = [f"{side}_{kind}" for kind, _ in PAIRS for side in ("fixed", "moving")]
@@ -44,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         correct_bias=args.correct_bias,
     )
     how = How.of(args)
-    return fit_pair(request, config, Path(args.output), how)
+    return _fit(request, config, Path(args.output), how)
 
 
 def _parser() -> Parser:
@@ -117,12 +116,7 @@ def _window(text: str) -> list[float]:
     return [low, high]
 
 
-def _resume(arguments: Sequence[str]) -> int:
-    found = resumed(PairRequest, arguments)
-    if found is None:
-        return 0
-    args, request, config = found
-    from scanfield.cli.fit_pair import fit_pair
+def _fit(request: PairRequest, config: Any, folder: Path, how: How) -> int:
+    from scanfield.cli.fit_pair import fit_pair  # imports torch, which a command line that is refused does not need
 
-    how = How.of(args, resume=True)
-    return fit_pair(request, config, Path(args.resume), how)
+    return fit_pair(request, config, folder, how)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _train(request: TrainRequest, config: Any, folder: Path, args: Any, *, force: bool, resume: bool) -> int:
-    from scanfield.cli.fit import PRESET_NOTES
+    from scanfield.cli.fit import PRESET_NOTES, nothing_left_of
     from scanfield.cli.interrupt import stop_on_interrupt
     from scanfield.cli.progress import progress
     from scanfield.cli.request import read_run
@@ -72,21 +72,17 @@ def _train(request: TrainRequest, config: Any, folder: Path, args: Any, *, force
         note = PRESET_NOTES[request.preset]
         print(f"  settings  preset {request.preset}{note}; seed {run.seed}; {device}", flush=True)
     new = not folder.exists()
-    try:
-        with watched(folder, run.stop, view=args.view), stop_on_interrupt(run.stop), display:
-            model = train(
-                cohort,
-                request.method,
-                config,
-                run,
-                preset=request.preset,
-                licence=request.licence,
-                request=asdict(request),
-            )
-    except InputError:
-        if new:
-            _remove(folder)
-        raise
+    watching = watched(folder, run.stop, view=args.view)
+    with nothing_left_of(folder, new), watching, stop_on_interrupt(run.stop), display:
+        model = train(
+            cohort,
+            request.method,
+            config,
+            run,
+            preset=request.preset,
+            licence=request.licence,
+            request=asdict(request),
+        )
     facts = {
         "folder": str(folder),
         "file": str(folder / FILE),
@@ -108,13 +104,6 @@ def _train(request: TrainRequest, config: Any, folder: Path, args: Any, *, force
         print(f"stopped before the end; continue with: {again}", file=sys.stderr)
         return 1
     return 0
-
-
-def _remove(folder: Path) -> None:
-    """A folder made for a training that was refused."""
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _parser() -> Parser:

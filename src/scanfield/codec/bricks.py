@@ -25,9 +25,9 @@ from scanfield.codec.container import Container, Entry, Head, read_head, read_se
 from scanfield.data.guard import check_memory
 from scanfield.data.stored import StoredType
 from scanfield.errors import InputError
+from scanfield.space.box import Box
 from scanfield.space.grid import Grid
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 BRICK = 7  # kind of section
 _MOST_BRICK_VOXELS = 2**30
 

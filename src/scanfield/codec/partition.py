@@ -20,8 +20,7 @@ from jaxtyping import Float
 from scipy.fft import dctn
 
 from scanfield.errors import InputError
-
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # first voxel and first voxel beyond, by axis
+from scanfield.space.box import Box
 
 
 @dataclass(frozen=True)

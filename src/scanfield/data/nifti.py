@@ -53,12 +53,7 @@ def read_nifti(path: str | Path, *, channels: bool = False) -> Scan:
         try:
             with gzip.open(path) if compressed else path.open("rb") as file:
                 header = _header(file)
-                shape = _shape(header, channels)
-                dtype = _dtype(header)
-                start, size = _offset(header), int(np.prod(shape, dtype=object)) * dtype.itemsize
-                available = path.stat().st_size * (_DEFLATE_LIMIT if compressed else 1)
-                if start + size > available:
-                    raise _truncated(size, max(available - start, 0))
+                shape, dtype, start, size = _extent(header, path, compressed=compressed, channels=channels)
                 check_memory(size + size // dtype.itemsize * 4, path)
                 file.seek(start)
                 raw = _read(file, size)
@@ -159,15 +154,23 @@ def nifti_layout(path: str | Path) -> NiftiLayout:
                 header = _header(file)
         except (EOFError, OSError, zlib.error) as error:
             raise InputError(f"the file is truncated or damaged: {error}", fix="copy or export it again") from error
-        shape, dtype, start = _shape(header, channels=True), _dtype(header), _offset(header)
-        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        available = path.stat().st_size * (_DEFLATE_LIMIT if compressed else 1)
-        if start + size > available:
-            raise _truncated(size, max(available - start, 0))
+        shape, dtype, start, _ = _extent(header, path, compressed=compressed, channels=True)
         slope, intercept = header.get_slope_inter()
         scaled = slope is not None and (slope, intercept) != (1.0, 0.0)
         grid = Grid((shape[0], shape[1], shape[2]), _affine(header))
         return NiftiLayout(shape, dtype, start, grid, _unit(header), scaled, compressed, header)
+
+
+def _extent(
+    header: nib.Nifti1Header, path: Path, *, compressed: bool, channels: bool
+) -> tuple[tuple[int, ...], np.dtype, int, int]:
+    """Shape and type of the stored voxels, and their first byte and number of bytes; the file can hold them."""
+    shape, dtype, start = _shape(header, channels), _dtype(header), _offset(header)
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    available = path.stat().st_size * (_DEFLATE_LIMIT if compressed else 1)
+    if start + size > available:
+        raise _truncated(size, max(available - start, 0))
+    return shape, dtype, start, size
 
 
 def _header(file: _Bytes) -> nib.Nifti1Header:

@@ -26,9 +26,9 @@ from scanfield.data.stored import StoredType
 from scanfield.data.write import write_atomically
 from scanfield.data.zarr import Version, create_ome_zarr, open_ome_zarr
 from scanfield.errors import InputError
+from scanfield.space.box import Box
 from scanfield.space.grid import Grid
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 NAMES = (".nii", ".nii.gz", ".zarr")
 _LARGEST_NIFTI1 = 32767  # voxels along an axis
 _PIECE = 2**24

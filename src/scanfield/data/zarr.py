@@ -25,9 +25,9 @@ from jaxtyping import Shaped
 from scanfield.data.guard import check_memory, located
 from scanfield.data.stored import StoredType
 from scanfield.errors import InputError, MissingExtra
+from scanfield.space.box import Box
 from scanfield.space.grid import Grid
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Version = Literal["0.4", "0.5"]
 _MM = {
     "angstrom": 1e-7, "nanometer": 1e-6, "micrometer": 1e-3, "millimeter": 1.0, "centimeter": 10.0, "decimeter": 100.0,

@@ -20,11 +20,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scanfield.errors import InputError
+from scanfield.space.box import Box
 from scanfield.space.grid import Grid
 
 _NOTHING = 1e-4  # rounding of coordinates must not ask a network for nothing
-
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 class Constant(nn.Module):

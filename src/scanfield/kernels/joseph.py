@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -168,11 +168,7 @@ _RAYS = "Tensor origin, Tensor direction, int[] shape, bool forward_only"
 def joseph_cpu(x: Tensor, origin: Tensor, direction: Tensor, shape: list[int], forward_only: bool) -> Tensor:
     """Line integrals (m,) of the values x (n,) of a volume."""
     y = x.new_empty(len(origin))
-    x, origin, direction = x.contiguous(), origin.contiguous(), direction.contiguous()
-    _library().scanfield_joseph_project(
-        x.dtype == torch.float64, *shape, x.data_ptr(), len(origin), origin.data_ptr(), direction.data_ptr(),
-        forward_only, y.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
+    along_rays("scanfield_joseph_project", x.contiguous(), y, origin, direction, shape, forward_only)
     return y
 
 
@@ -182,11 +178,7 @@ def joseph_cpu(x: Tensor, origin: Tensor, direction: Tensor, shape: list[int], f
 def joseph_cpu_transposed(y: Tensor, origin: Tensor, direction: Tensor, shape: list[int], forward_only: bool) -> Tensor:
     """The transpose: values (n,) of a volume from those of the rays (m,)."""
     x = y.new_zeros(math.prod(shape))
-    y, origin, direction = y.contiguous(), origin.contiguous(), direction.contiguous()
-    _library().scanfield_joseph_backproject(
-        y.dtype == torch.float64, *shape, x.data_ptr(), len(origin), origin.data_ptr(), direction.data_ptr(),
-        forward_only, y.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
+    along_rays("scanfield_joseph_backproject", x, y.contiguous(), origin, direction, shape, forward_only)
     return x
 
 
@@ -217,13 +209,29 @@ joseph_cpu.register_autograd(_joseph_backward, setup_context=_keep_rays)
 joseph_cpu_transposed.register_autograd(_transposed_backward, setup_context=_keep_rays)
 
 
+def along_rays(
+    name: str,
+    x: Tensor,
+    y: Tensor,
+    origin: Tensor,
+    direction: Tensor,
+    shape: Sequence[int],
+    forward_only: bool,
+) -> None:
+    """Calls a function of the library on a volume x and one value y a ray, both contiguous; one of them it fills."""
+    origin, direction = origin.contiguous(), direction.contiguous()
+    _function(name)(
+        x.dtype == torch.float64, *shape, x.data_ptr(), len(origin), origin.data_ptr(), direction.data_ptr(),
+        forward_only, y.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+
+
 @functools.cache
-def _library() -> ctypes.CDLL:
-    lib = library.load()
-    for function in (lib.scanfield_joseph_project, lib.scanfield_joseph_backproject):
-        function.argtypes = [
-            ctypes.c_int32, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 2,
-            ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32,
-        ]  # fmt: skip
-        function.restype = None
-    return lib
+def _function(name: str) -> Any:
+    function = getattr(library.load(), name)
+    function.argtypes = [
+        ctypes.c_int32, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 2,
+        ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32,
+    ]  # fmt: skip
+    function.restype = None
+    return function

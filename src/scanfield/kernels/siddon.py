@@ -10,8 +10,6 @@ hand. The C++ kernel follows the ray from one voxel border to the next.
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import math
 
 import torch
@@ -19,8 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from scanfield.kernels import library
-from scanfield.kernels.joseph import by_kernel, check_rays
+from scanfield.kernels.joseph import along_rays, by_kernel, check_rays
 
 SEGMENTS_PER_CHUNK = 2**21
 
@@ -47,7 +44,9 @@ def integrate(
     check_rays(x, math.prod(shape), origin, direction, shape)
     x = x.detach()
     if by_kernel(x, shape):
-        return _integrate_cpu(x, origin, direction, shape, forward_only)
+        y = x.new_empty(len(origin), 1)
+        along_rays("scanfield_siddon", x.contiguous(), y, origin, direction, shape, forward_only)
+        return y
     size = max(1, SEGMENTS_PER_CHUNK // (max(shape) * len(shape)))
     parts = []
     for start in range(0, max(1, len(origin)), size):
@@ -93,27 +92,3 @@ def segments(
         index = index + voxel.clamp(0, max(shape)).long() * stride[:, a, None, None]
     length = torch.where(inside, t.diff(dim=-1), 0.0)
     return torch.where(inside, index, 0).flatten(1), length.flatten(1).float()
-
-
-def _integrate_cpu(
-    x: Tensor, origin: Tensor, direction: Tensor, shape: tuple[int, ...], forward_only: bool
-) -> Float[Tensor, "m 1"]:
-    """`integrate` of one volume by native/siddon.cpp."""
-    y = x.new_empty(len(origin), 1)
-    x, origin, direction = x.contiguous(), origin.contiguous(), direction.contiguous()
-    _library().scanfield_siddon(
-        x.dtype == torch.float64, *shape, x.data_ptr(), len(origin), origin.data_ptr(), direction.data_ptr(),
-        forward_only, y.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    return y
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    lib = library.load()
-    lib.scanfield_siddon.argtypes = [
-        ctypes.c_int32, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 2,
-        ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32,
-    ]  # fmt: skip
-    lib.scanfield_siddon.restype = None
-    return lib

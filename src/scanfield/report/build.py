@@ -10,7 +10,6 @@ import base64
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +24,7 @@ from scanfield.report.citation import one_line
 from scanfield.report.deformation import deformation_figure
 from scanfield.report.dose import gamma_figure, histogram_figure, read_dose_record
 from scanfield.report.kspace import kspace_plates
+from scanfield.report.plate import Plate
 from scanfield.report.posterior import posterior_plates
 from scanfield.report.prior import change_figure, prior_of
 from scanfield.report.record import Column, Picture, Projections, Record, read_record
@@ -34,17 +34,6 @@ from scanfield.report.stacks import motion_figure, read_slices, slices_figure
 PAGE_BYTES = 4_000_000  # of pictures in the page; base64 adds a third
 COARSEST_DPI = 80
 KIND_LABELS = {"method": "method", "read-out": "read-out of the field", "baseline": "baseline", "reference": ""}
-
-
-@dataclass(frozen=True, eq=False)
-class Plate:
-    """One figure on the page: its file stem, alternative text and caption; a GIF to show in its place."""
-
-    name: str
-    figure: Any
-    alt: str
-    caption: str
-    animation: bytes = b""
 
 
 def build_report(run_folder: Path) -> Path:
@@ -69,15 +58,16 @@ def build_report(run_folder: Path) -> Path:
             where=str(folder),
             fix="copy the RUN folder to where you may write",
         ) from None
+    window = _window(record) if record.pictures else (0.0, 1.0)
     sections = {
         "Images": list(_image_plates(record)),
         "Change since the prior": list(_prior_plates(record)),
-        "Uncertainty": [Plate(*plate) for plate in posterior_plates(folder, record, _window(record))],
+        "Uncertainty": list(posterior_plates(folder, record, window)),
         "Deformation": list(_deformation_plates(record)),
         "Dose": list(_dose_plates(folder, record)),
-        "Metal and energies": [Plate(*plate) for plate in spectral_plates(folder, record, _window(record))],
+        "Metal and energies": list(spectral_plates(folder, record, window)),
         "Slices": list(_slice_plates(folder)),
-        "Series and k-space": [Plate(*plate) for plate in kspace_plates(folder, record, _window(record))],
+        "Series and k-space": list(kspace_plates(folder, record, window)),
         "Measured and predicted": [] if record.projections is None else [_projection_plate(record.projections)],
         "Convergence": _convergence_plates(record),
     }

@@ -9,7 +9,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 
 from scanfield.data.nifti import read_nifti
 from scanfield.errors import InputError
+from scanfield.report.plate import Plate
 from scanfield.report.record import Record
 from scanfield.report.style import (
     ERROR_MAP,
@@ -144,41 +145,39 @@ def read_cines(folder: Path, record: Record) -> list[Cine]:
     return cines
 
 
-def kspace_plates(folder: Path, record: Record, window: tuple[float, float]) -> list[tuple[str, Any, str, str, bytes]]:
-    """Name, figure, alternative text, caption and animation (or nothing) of every figure."""
+def kspace_plates(folder: Path, record: Record, window: tuple[float, float]) -> Iterator[Plate]:
+    """Every figure of a series and its k-space; none where there is none."""
     scan = read_kspace_record(folder)
     if scan is None:
-        return []
+        return
     cines = read_cines(folder, record)
-    plates: list[tuple[str, Any, str, str, bytes]] = []
     names = ", ".join(cine.label for cine in cines)
     if cines:
         count = len(cines[0].frames)
         often = f"{1000 * scan.step_s:.4g} ms from frame to frame" if math.isfinite(scan.step_s) else "no times known"
         caption = f"Cine of {count} frames ({often}): {names}, magnitudes on one grey scale."
         still, moving = frames_figure(cines, [count // 2], scan, window), animation(cines, window, scan.step_s)
-        plates.append(("cine", still, f"Moving images: {names}.", caption, moving))
+        yield Plate("cine", still, f"Moving images: {names}.", caption, moving)
         chosen = shown_frames(count)
         caption = f"Frames {', '.join(str(t + 1) for t in chosen)} of {count}, magnitudes on one grey scale."
-        plates.append(("frames", frames_figure(cines, chosen, scan, window), f"Frames of {names}.", caption, b""))
+        yield Plate("frames", frames_figure(cines, chosen, scan, window), f"Frames of {names}.", caption)
         line = liveliest_row(cines)
         caption = (
             f"One line of the image (row {line + 1} from the top, the one that changes most) over time, downwards its "
             "columns; below, where there is a reference, image − reference."
         )
         profile = profile_figure(cines, line, scan, window)
-        plates.append(("profile", profile, f"A line over time: {names}.", caption, b""))
+        yield Plate("profile", profile, f"A line over time: {names}.", caption)
         if cines[0].kind == "reference" and len(cines) > 1:
             caption = "Root mean square error of every frame, in percent of the reference's largest value."
-            plates.append(("frame-errors", error_figure(cines, scan), "Error of every frame.", caption, b""))
+            yield Plate("frame-errors", error_figure(cines, scan), "Error of every frame.", caption)
     judged = "held-out views" if scan.held_out else "all views"
     caption = (
         f"K-space. Left, over {judged}: root mean square of samples in bands of |k|, as measured, and what every row "
         "leaves of it, predicted − measured. Right: what is left of each view, relative to the view"
     )
     caption += "; held-out views are circled." if scan.held_out else "."
-    plates.append(("k-space", residual_figure(scan), "Residual of k-space by frequency and by view.", caption, b""))
-    return plates
+    yield Plate("k-space", residual_figure(scan), "Residual of k-space by frequency and by view.", caption)
 
 
 def shown_frames(count: int) -> list[int]:

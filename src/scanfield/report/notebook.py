@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
+from scanfield.report.snapshot import snapshot, usual_window
 from scanfield.report.views import views
 from scanfield.space.grid import Grid
 
@@ -24,16 +23,12 @@ def images_html(named: Sequence[tuple[str, np.ndarray]], grid: Grid) -> str:
     """
     view = views(grid.shape, grid.affine)[0]
     cuts = [(label, np.abs(view.cut(values)).astype(np.float64)) for label, values in named]
-    low, high = (float(p) for p in np.percentile(cuts[-1][1], [1, 99.5])) if cuts else (0.0, 1.0)
+    window = usual_window(cuts[-1][1]) if cuts else (0.0, 1.0)
     shown = []
     for label, cut in cuts:
-        grey = ((cut - low) / max(high - low, 1e-12)).clip(0, 1)
-        picture = Image.fromarray((255 * grey).astype(np.uint8))
         aspect = cut.shape[1] * view.spacing_mm[1] / (cut.shape[0] * view.spacing_mm[0])
-        picture = picture.resize((max(1, round(HEIGHT * aspect)), HEIGHT), Image.Resampling.BILINEAR)
-        stream = io.BytesIO()
-        picture.save(stream, "png")
-        data = base64.b64encode(stream.getvalue()).decode("ascii")
+        png = snapshot(cut, window, (max(1, round(HEIGHT * aspect)), HEIGHT))
+        data = base64.b64encode(png).decode("ascii")
         caption = html.escape(label)
         shown.append(
             f'<figure style="margin:0 .5rem .5rem 0"><img alt="{view.name} slice of {caption}" '

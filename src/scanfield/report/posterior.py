@@ -16,6 +16,7 @@ import numpy as np
 from scanfield.data.nifti import read_nifti
 from scanfield.errors import InputError
 from scanfield.report.pictures import colour_bar, edge_letters, scale_bar, show_image
+from scanfield.report.plate import Plate
 from scanfield.report.record import Record
 from scanfield.report.style import INK, LINES, NORMAL, SMALL, WIDTH_MM, new_figure, plain
 from scanfield.report.views import View, views
@@ -84,10 +85,8 @@ def _curve(name: str, entry: dict[str, Any]) -> Curve:
     return Curve(name, levels, observed, numbers)
 
 
-def posterior_plates(
-    folder: Path, record: Record, window: tuple[float, float]
-) -> Iterator[tuple[str, Figure, str, str]]:
-    """Name, figure, alternative text and caption of every figure of a posterior; none where there is none.
+def posterior_plates(folder: Path, record: Record, window: tuple[float, float]) -> Iterator[Plate]:
+    """Every figure of a posterior; none where there is none.
 
     Args:
         window: grey scale of the report.
@@ -105,13 +104,15 @@ def posterior_plates(
         caption = f"{view.name.capitalize()} plane: mean and standard deviation of {found.count} samples"
         caption += f", the latter from 0 to {top:.3g} {unit}"
         caption += "." if reference is None else f"; and how far the mean is from the {reference.label}, on its scale."
-        yield f"uncertainty-{view.plane}", figure, "Mean, standard deviation and error.", caption
+        yield Plate(f"uncertainty-{view.plane}", figure, "Mean, standard deviation and error.", caption)
     if found.curves:
         caption = "How many true values the intervals hold, by their level. On the diagonal the uncertainty is true; "
         caption += "below it intervals are too narrow, above it too wide. ECE: mean distance from the diagonal."
         if any(curve.name == "held-out" for curve in found.curves):
             caption += " Intervals of measurements held out of the fit include their noise where it is known."
-        yield "calibration", calibration_figure(found), "Observed against nominal coverage of intervals.", caption
+        yield Plate(
+            "calibration", calibration_figure(found), "Observed against nominal coverage of intervals.", caption
+        )
 
 
 def deviation_figure(

@@ -16,12 +16,12 @@ import numpy as np
 from scanfield.data.nifti import read_nifti
 from scanfield.errors import InputError
 from scanfield.report.curves import logarithmic
+from scanfield.report.plate import Plate
 from scanfield.report.record import RERUN, Record
 from scanfield.report.style import INK, LINES, NORMAL, SMALL, WIDTH_MM, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MOST_POINTS = len(LINES)
 HEIGHT_MM = 66.0
@@ -64,10 +64,8 @@ def read_curves(folder: Path) -> EnergyCurves | None:
     return found
 
 
-def spectral_plates(
-    folder: Path, record: Record, window: tuple[float, float]
-) -> Iterator[tuple[str, Figure, str, str]]:
-    """(file stem, figure, alternative text, caption) of the metal region and the curves, where a run has them."""
+def spectral_plates(folder: Path, record: Record, window: tuple[float, float]) -> Iterator[Plate]:
+    """The metal region and the curves, where a run has them."""
     curves, metal = read_curves(folder), _metal_cut(folder, record)
     if curves is None and metal is None:
         return
@@ -88,7 +86,7 @@ def spectral_plates(
             f"({curves.reference_kev:.4g} keV). Energies are told apart only through the spectrum: the curves explain "
             "the projections, and need not be those of a material."
         )
-    yield "energies", figure, "Metal region, and attenuation against energy.", caption.strip()
+    yield Plate("energies", figure, "Metal region, and attenuation against energy.", caption.strip())
 
 
 def _metal_cut(folder: Path, record: Record) -> np.ndarray | None:

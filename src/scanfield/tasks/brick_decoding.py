@@ -24,10 +24,11 @@ from scanfield.data.volumes import create_volume
 from scanfield.data.zarr import Version
 from scanfield.errors import InputError
 from scanfield.run import Run
+from scanfield.space.box import Box
 from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
 from scanfield.tasks.brick_fits import values_of
-from scanfield.tasks.compression import Box, Decoded, part_of, restored
+from scanfield.tasks.compression import Decoded, part_of, restored
 
 _SLAB_POINTS = 2**20  # of another grid, rendered at once
 _FIELDS = 64  # kept while another grid is rendered

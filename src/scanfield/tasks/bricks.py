@@ -54,6 +54,7 @@ from scanfield.tasks.brick_fits import (
     share,
     survey_brick,
 )
+from scanfield.tasks.compression import check_compresses
 from scanfield.tasks.model import check_model
 from scanfield.tasks.table import Column, Row, Table
 
@@ -124,10 +125,7 @@ def compress_bricks(
         InputError: the method is none for compression; the volume cannot be read; the budget does not hold the head; a
             bound is impossible; or the work folder belongs to another call.
     """
-    if api.card(method).task != "compression":
-        raise InputError(
-            f"method '{method}' does not compress", fix="`scanfield list --task compression` lists those that do"
-        )
+    check_compresses(method)
     check_model(method, None)
     if max_bytes is not None and bits_per_voxel is not None:
         raise ValueError("the size follows from max_bytes or from bits_per_voxel, not from both")

@@ -31,12 +31,12 @@ from scanfield.errors import InputError, MissingExtra
 from scanfield.methods import api
 from scanfield.metrics.image import compare
 from scanfield.run import Run, on_the_run_s_backend
+from scanfield.space.box import Box
 from scanfield.space.grid import Grid
 from scanfield.tasks.model import Model, check_model
 from scanfield.tasks.result import Reconstruction
 from scanfield.tasks.table import Column, Row, Table
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 AMORTISED_OVER = 100  # volumes: what a model's bytes are shared by in the table
 LARGEST_WHOLE = 2**24  # float32, in which images are held, knows all whole numbers up to here
 SMALLEST_RATIO = 4  # beyond this a field is the wrong tool
@@ -110,10 +110,7 @@ def compress(
         InputError: the method is none for compression, the model is missing or another method's, the volume does not
             suit it, or what is asked for is impossible.
     """
-    if api.card(method).task != "compression":
-        raise InputError(
-            f"method '{method}' does not compress", fix="`scanfield list --task compression` lists those that do"
-        )
+    check_compresses(method)
     api.check_accepts(method, data.kind)
     check_model(method, model)
     if max_bytes is not None and psnr_db is not None:
@@ -144,6 +141,14 @@ def compress(
     if baselines and max_error is None and not run.stop.is_set():
         _rivals(table, data, report.total, original, run)
     return Compressed(result, report, table, original)
+
+
+def check_compresses(method: str) -> None:
+    """Raises InputError unless a method is one for compression."""
+    if api.card(method).task != "compression":
+        raise InputError(
+            f"method '{method}' does not compress", fix="`scanfield list --task compression` lists those that do"
+        )
 
 
 def decompress(

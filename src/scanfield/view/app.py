@@ -44,6 +44,7 @@ class View:
     def __init__(self, paths: Sequence[Path], *, stop: Callable[[], None] | None = None) -> None:
         self.paths, self.stop = tuple(paths), stop
         self.fields = Fields()
+        self.known: dict[str, Path] = {}  # where items were found, by key
         self.one_at_a_time = anyio.CapacityLimiter(1)
 
     def app(self, token: str, port: int) -> Starlette:
@@ -51,7 +52,7 @@ class View:
         routes = [
             Route("/", self.page),
             Route("/assets/{name}", self.asset),
-            Route("/api/items", self.list),
+            Route("/api/items", self.items),
             Route("/api/items/{key}", self.item),
             Route("/api/items/{key}/thumbnail.png", self.thumbnail),
             Route("/api/items/{key}/layers/{name}", self.layer),
@@ -75,9 +76,9 @@ class View:
         known = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
         return FileResponse(_among(known, request.path_params["name"]))
 
-    async def list(self, request: Request) -> Response:
+    async def items(self, request: Request) -> Response:
         """What there is to see."""
-        items = await anyio.to_thread.run_sync(find, self.paths)
+        items = await self._found()
         return JSONResponse({"items": [summary(item) for item in items], "live": self.stop is not None})
 
     async def item(self, request: Request) -> Response:
@@ -146,9 +147,20 @@ class View:
     def _stoppable(self, item: Item) -> bool:
         return self.stop is not None and item.status == "running"
 
-    async def _item(self, request: Request) -> Item:
+    async def _found(self) -> list[Item]:
         items = await anyio.to_thread.run_sync(find, self.paths)
-        return _among({item.key: item for item in items}, request.path_params["key"])
+        self.known = {item.key: item.path for item in items}
+        return items
+
+    async def _item(self, request: Request) -> Item:
+        """The item as it is now; only its own folder is read again."""
+        key = request.path_params["key"]
+        if key not in self.known:
+            await self._found()
+        return await self._read(_among(self.known, key))
+
+    async def _read(self, path: Path) -> Item:
+        return (await anyio.to_thread.run_sync(find, [path]))[0]
 
     async def _news(self, request: Request, item: Item) -> AsyncIterator[str]:
         """Steps in bunches as they are logged, and the status whenever it changes; ends with the fit."""
@@ -157,7 +169,7 @@ class View:
             steps, offset = await anyio.to_thread.run_sync(events, item.path, offset)
             if steps:
                 yield _event("steps", steps)
-            now = next((i for i in await anyio.to_thread.run_sync(find, [item.path])), item).status
+            now = (await self._read(item.path)).status
             if now != status:
                 status = now
                 yield _event("status", status)

@@ -23,12 +23,9 @@ DEPTH = 2  # levels of folders below a given one in which runs are looked for
 OTHERS = (
     ("determinant", "Jacobian determinant", "map"),
     ("deviation", "standard deviation", "map"),
-    ("sd", "standard deviation", "map"),
     ("gamma", "gamma", "map"),
     ("mask", "mask", "labels"),
-    ("labels", "labels", "labels"),
     ("warped_labels", "warped labels", "labels"),
-    ("segmentation", "segmentation", "labels"),
 )
 VECTORS = ("displacement", "inverse_displacement")
 

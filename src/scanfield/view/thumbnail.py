@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
-import numpy as np
-from PIL import Image
-
 from scanfield.data.nifti import read_nifti
 from scanfield.errors import InputError
+from scanfield.report.snapshot import snapshot, usual_window
 from scanfield.report.views import views
 from scanfield.view.items import Item
 
@@ -28,10 +24,4 @@ def thumbnail(item: Item) -> bytes | None:
         return None
     volume = scan.values.reshape(*scan.grid.shape, -1)[..., 0].numpy()
     cut = views(scan.grid.shape, scan.grid.affine)[0].cut(volume)
-    low, high = (float(p) for p in np.percentile(cut, [1, 99.5]))
-    grey = ((cut - low) / max(high - low, 1e-12)).clip(0, 1)
-    picture = Image.fromarray((255 * grey).astype(np.uint8))
-    picture.thumbnail((SIDE, SIDE))
-    stream = io.BytesIO()
-    picture.save(stream, "png")
-    return stream.getvalue()
+    return snapshot(cut, usual_window(cut), SIDE)

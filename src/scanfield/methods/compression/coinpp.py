@@ -13,7 +13,6 @@ The file holds the latents, the facts of its grid and the key of the model. The 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -33,6 +32,7 @@ from scanfield.fields.networks.modulated import ModulatedSiren
 from scanfield.fields.patches import PatchField
 from scanfield.fitting.groups import ParameterGroup, sgd
 from scanfield.fitting.minimise import FitConfig, minimise
+from scanfield.fitting.regimes.image import held_out_error
 from scanfield.fitting.regimes.meta import LearnedRates, adapt, meta_loss
 from scanfield.fitting.schedules import constant, cosine, warm_up
 from scanfield.run import Run
@@ -318,7 +318,7 @@ def fit(
     field.network.requires_grad_(False)
     field.to(run.device)
     patches = _Patches(field, data, window, coded, run.device)
-    unseen = None if held_out is None else _watch(field, held_out, run.device)
+    unseen = None if held_out is None else held_out_error(field, held_out, run.device)
     rates = prior.tensors["rates"].tolist()
 
     # The loss is a mean over patches: a patch's own gradient is as many times larger.
@@ -436,17 +436,6 @@ def _spec_of(
     text = "" if bool(coded.all()) else encode_mask(coded).hex()
     facts = {"offset": window.offset, "background": background, "coded": text}
     return Spec(domain, data.grid, data.unit, window.scale, facts), coded
-
-
-def _watch(field: PatchField, held_out: Scan, device: torch.device) -> Callable[[], float]:
-    mask = torch.ones(held_out.grid.shape, dtype=torch.bool) if held_out.mask is None else held_out.mask
-    index = mask.flatten().nonzero()[:, 0]
-    x, truth = held_out.grid.points()[index].to(device), held_out.values.float().flatten()[index].to(device)
-
-    def residual() -> float:
-        return float((field(x)[:, 0] - truth).square().mean().sqrt())
-
-    return residual
 
 
 # What every method offers -----------------------------------------------------------------------------------------

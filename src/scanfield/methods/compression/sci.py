@@ -16,13 +16,12 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from scanfield.codec.budget import solve_widths
@@ -38,6 +37,7 @@ from scanfield.fields.networks.siren import Siren
 from scanfield.fitting.groups import OptimiserFactory, ParameterGroup, adam
 from scanfield.fitting.log import FitLog
 from scanfield.fitting.minimise import FitConfig, minimise
+from scanfield.fitting.regimes.image import held_out_error
 from scanfield.fitting.schedules import Schedule, cosine, milestones, warm_up
 from scanfield.kernels.mlp import Activation, regression_loss
 from scanfield.run import Run
@@ -178,7 +178,7 @@ def fit(config: Config, data: Scan, run: Run, *, held_out: Scan | None = None, p
     blocks = _Blocks(field, data, run)
     blocks.start_at_means()
     field.to(run.device)
-    unseen = None if held_out is None else _watch(field, held_out, run.device)
+    unseen = None if held_out is None else held_out_error(field, held_out, run.device)
 
     def stage(
         name: str, steps: int, rate: float, schedule: Schedule, rungs: dict[str, int] | None, blocks: _Blocks = blocks
@@ -396,17 +396,6 @@ def _overhead(config: Config, spec: Spec, blocks: int) -> int:
     empty = Reconstruction("sci", config, spec, nn.Module())
     tables = 8 * 2 * config.layers
     return -weight_budget(empty, 0) + TASK_BYTES + tables + 3 * blocks
-
-
-def _watch(field: BlockField, held_out: Scan, device: torch.device) -> Callable[[], float]:
-    mask = torch.ones(held_out.grid.shape, dtype=torch.bool) if held_out.mask is None else held_out.mask
-    index: Int[Tensor, " n"] = mask.flatten().nonzero()[:, 0]
-    x, truth = held_out.grid.points()[index].to(device), held_out.values.float().flatten()[index].to(device)
-
-    def residual() -> float:
-        return float((field(x)[:, 0] - truth).square().mean().sqrt())
-
-    return residual
 
 
 # What every method offers -----------------------------------------------------------------------------------------
