@@ -87,7 +87,7 @@ def _fdk(result: BenchResult, image: Scan, run: Run, arc_deg: float) -> float:
     seconds = time.perf_counter() - began
     truth = resample(attenuation(image).values, image.grid, grid)
     found = compare(volume, truth, field_of_view(data.acquisition, grid))
-    numbers = {"psnr_db": round(found.psnr_db, 2), "ssim": round(found.ssim, 4), "seconds": round(seconds, 1)}
+    numbers = {"psnr_db": round(found.psnr_db, 2), "ssim": round(found.ssim, 4), "seconds": round(seconds, 3)}
     result.table.append({"scan": f"{arc_deg:g} degrees, noise-free", "image": "FDK", **numbers})
     return found.psnr_db
 
@@ -104,7 +104,7 @@ def _rows(result: BenchResult, title: str, outcome: Outcome) -> dict[str, float]
                 "psnr_db": round(psnr[row.name], 2),
                 "ssim": round(row.values["ssim:reference"], 4),
                 "held_out_rms": round(row.values["held_out"], 5),
-                "seconds": round(row.values["seconds"], 1),
+                "seconds": round(row.values["seconds"], 3),
             }
         )
     return psnr
