@@ -36,11 +36,15 @@ def test_real_scans_are_undersampled_and_judged_by_all_of_the_data():
     assert lines.acquisition.shape == (protocol.LINES, 8, 230) and image.shape == (1, 230, 180, 1)
     spokes, image = protocol.phantom()
     assert spokes.acquisition.shape == (35, 16, 384) and image.shape == (1, 192, 192, 1)
-    assert spokes.sensitivities is None, "every row estimates them from what it sees"
+    spirals, reference = protocol.spiral()
+    assert spirals.acquisition.shape == (30, 8, 1182) and reference.shape == (1, 240, 240, 1)
+    for scan in (spokes, spirals):
+        assert scan.sensitivities is None, "every row estimates them from what it sees"
 
 
 def test_the_losses_differ_in_the_loss_alone():
-    published, squares = protocol.LOSSES.values()
+    published, floored, squares = protocol.LOSSES.values()
+    assert replace(floored, epsilon=published.epsilon) == published
     differing = {name for name in vars(published) if getattr(published, name) != getattr(squares, name)}
     assert differing == {"loss", "epsilon"} and published.epsilon == 0.01
 
@@ -57,12 +61,12 @@ def test_every_check_has_its_rows(monkeypatch):
         monkeypatch.setattr(protocol, name, value)
     monkeypatch.setattr(protocol, "LOSSES", {"published loss": tiny, "plain squares": replace(tiny, loss="l2")})
     monkeypatch.setattr(protocol, "heart", lambda: head)
-    for name in ("brain", "phantom"):
+    for name in ("brain", "phantom", "spiral"):
         monkeypatch.setattr(protocol, name, protocol.resting)
     result = protocol.run(Run())
     rows = {(row["scene"], row["row"]) for row in result.table}
-    assert len(rows) == 4 + 4 + 3 + 2 + 3 + 3 and ("one beat", "NIK, plain squares, 1 steps") in rows
-    assert len(result.checks) == 8 and all(np.isfinite(check.value) for check in result.checks)
+    assert len(rows) == 4 + 4 + 3 + 2 + 3 + 3 + 3 and ("one beat", "NIK, plain squares, 1 steps") in rows
+    assert len(result.checks) == 9 and all(np.isfinite(check.value) for check in result.checks)
     over = next(check for check in result.checks if check.name == "one beat: NIK over binned gridding")
     found = {row["row"]: row["psnr_db"] for row in result.table if row["scene"] == "one beat"}
     assert over.value == pytest.approx(found["NIK"] - found["gridding"])

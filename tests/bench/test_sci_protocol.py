@@ -27,7 +27,7 @@ def test_gains_compare_files_of_the_same_size_only():
     assert protocol._gains(ours, rivals, 600) == pytest.approx([-1.5])
 
 
-def test_a_small_block_gives_a_table(tmp_path, monkeypatch):
+def test_a_small_block_gives_a_table(monkeypatch):
     pytest.importorskip("imagecodecs")
     grid = Grid.centred((32, 32, 16), 1.0)
     x = grid.points().reshape(*grid.shape, 3)
@@ -40,7 +40,9 @@ def test_a_small_block_gives_a_table(tmp_path, monkeypatch):
     tiny = protocol.sci.Config.tiny()
     monkeypatch.setattr(protocol, "FAST", tiny)
     result = protocol.BenchResult()
-    protocol._compare(Run(), tmp_path / "a.sfz", block, result)
+    jobs = protocol.table_jobs(block)
+    rows_of = {("small", job.title): protocol.coded(job, Run()) for job in jobs}
+    protocol._compare(block, rows_of, result)
     rows = {(row["ratio"], row["row"]): row for row in result.table if "ratio" in row}
     for ratio in (10, 14):
         own = rows[ratio, "SCI"]

@@ -9,7 +9,6 @@ that moves; they are undersampled in retrospect and judged against the image of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,15 +19,15 @@ from torch import Tensor
 
 from scanfield.baselines.mri import cg_sense
 from scanfield.bench.protocol import BenchResult, Check, data_path
-from scanfield.data.rawmri import KSpace, centred_volume
+from scanfield.bench.scanner_kspace import brain_lines, phantom_spirals, phantom_spokes
+from scanfield.data.rawmri import KSpace
 from scanfield.data.scan import Scan
 from scanfield.methods.reconstruction.st_inr_dmri import Config
 from scanfield.operators.calibration import sensitivities_on
 from scanfield.operators.simulate_kspace import KSpaceScanOptions, SimulatedKSpace, simulate_kspace
-from scanfield.operators.trajectories import cartesian, random_lines
+from scanfield.operators.trajectories import random_lines
 from scanfield.run import Run
 from scanfield.space.grid import Grid
-from scanfield.space.kspace import KSpaceGeometry
 from scanfield.tasks.mri import held_out_views, reconstruct_kspace
 from scanfield.tasks.outcome import Outcome
 
@@ -184,24 +183,15 @@ def _slice(file: str, index: int, spacing_mm: float) -> Scan:
 
 def _raw() -> Sequence[tuple[str, KSpace, np.ndarray]]:
     """(what it is, all of its data with sensitivities, the views that are kept)."""
-    with np.load(data_path("kspace/brain_8ch_cart.npz"), allow_pickle=False) as held:
-        values = held["ksp"].transpose(2, 0, 1)
-    volume = centred_volume((230, 180), (230, 180))
-    head = _kspace(values, KSpaceGeometry(cartesian(volume, np.arange(180)), 8, volume))
-    with np.load(data_path("kspace/radial_sp69_top_16ch.npz"), allow_pickle=False) as held:
-        values = held["ksp"].transpose(1, 0, 2)
-    angle, radius = 2 * math.pi * np.arange(69)[:, None] / 69, (np.arange(384) - 192) / 384
-    spokes = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros((69, 384))], axis=-1)
-    radial = _kspace(values, KSpaceGeometry(spokes, 16, centred_volume((192, 192), (192, 192))))
     return (
-        ("head, Cartesian", head, random_lines(180, 60, np.random.default_rng(0))),
-        ("phantom, radial", radial, np.arange(0, 69, 3)),
+        ("head, Cartesian", _with_maps(brain_lines()), random_lines(180, 60, np.random.default_rng(0))),
+        ("phantom, radial", _with_maps(phantom_spokes()), np.arange(0, 69, 3)),
+        ("phantom, spiral", _with_maps(phantom_spirals()), np.arange(0, 60, 3)),
     )
 
 
-def _kspace(values: np.ndarray, geometry: KSpaceGeometry) -> KSpace:
-    bare = KSpace(torch.from_numpy(np.ascontiguousarray(values)), geometry)
-    return replace(bare, sensitivities=sensitivities_on(bare, geometry.volume))
+def _with_maps(data: KSpace) -> KSpace:
+    return replace(data, sensitivities=sensitivities_on(data, data.acquisition.volume))
 
 
 def _psnr(image: Tensor, truth: Tensor, peak: float) -> float:
