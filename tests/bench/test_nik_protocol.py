@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from scanfield.bench import parallel
 from scanfield.bench.protocols import nik as protocol
 from scanfield.data.samples import sample
 from scanfield.data.scan import Scan
@@ -61,8 +62,9 @@ def test_every_check_has_its_rows(monkeypatch):
         monkeypatch.setattr(protocol, name, value)
     monkeypatch.setattr(protocol, "LOSSES", {"published loss": tiny, "plain squares": replace(tiny, loss="l2")})
     monkeypatch.setattr(protocol, "heart", lambda: head)
-    for name in ("brain", "phantom", "spiral"):
-        monkeypatch.setattr(protocol, name, protocol.resting)
+    scenes = protocol.SCENES | {name: protocol.resting for name in ("brain", "phantom", "spiral phantom")}
+    monkeypatch.setattr(protocol, "SCENES", scenes)
+    monkeypatch.setattr(parallel, "_processors", lambda: 1)  # other processes would not know of these changes
     result = protocol.run(Run())
     rows = {(row["scene"], row["row"]) for row in result.table}
     assert len(rows) == 4 + 4 + 3 + 2 + 3 + 3 + 3 and ("one beat", "NIK, plain squares, 1 steps") in rows

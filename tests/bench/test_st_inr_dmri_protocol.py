@@ -64,15 +64,22 @@ def test_frames_of_which_nothing_was_fitted() -> None:
 
 def test_ablations_name_the_published_parts() -> None:
     result = BenchResult()
-    protocol._ablations("small", made(), 40.0, Run(), result)
-    assert len(result.table) == len(protocol.ABLATIONS) and len(result.checks) == 3
-    losses = [check for check in result.checks if "paper" in check.name]
-    assert len(losses) == 2 and all(check.threshold == 0 for check in losses)
-    psnr = {row["image"]: row["psnr_db"] for row in result.table}
+    without = {name: 38.0 + number for number, name in enumerate(protocol.ABLATIONS)}
+    protocol._ablation_checks(40.0, without, result)
     values = {check.name.split(": ")[1]: check.value for check in result.checks}
-    assert values["gain by coarse to fine (paper)"] == pytest.approx(40 - psnr["ST-INR, all levels at once"], abs=0.01)
-    relative = psnr["ST-INR, the other data term"] - 40  # the preset has plain squares
-    assert values["gain by the relative data term (paper)"] == pytest.approx(relative, abs=0.01)
+    assert values["gain by coarse to fine (paper)"] == 40 - without["all levels at once"]
+    # The preset has plain squares: the other data term is the published one.
+    assert values["gain by the relative data term (paper)"] == without["the other data term"] - 40
+    changed = {name: protocol._ablated(name) for name in protocol.ABLATIONS}
+    assert changed["the other data term"].loss == "relative"
+    assert all(config != Config.fast() for config in changed.values())
+
+
+def test_a_case_gives_its_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_made", lambda title, run: made())
+    row, *others = protocol.part("without low rank", Run()).table
+    assert not others and row["image"] == "ST-INR, without low rank"
+    assert len(protocol.part(protocol.FRAMES_KEPT, Run()).checks) == 2
 
 
 def test_a_still_scan_is_judged_against_all_of_its_data() -> None:
@@ -86,5 +93,6 @@ def test_a_still_scan_is_judged_against_all_of_its_data() -> None:
 
 @pytest.mark.data
 def test_raw_data_of_scanners(development_data) -> None:
-    for _, full, few in protocol._raw():
+    for title in protocol.STILL:
+        full, few = protocol._raw(title)
         assert full.sensitivities is not None and len(few) <= full.acquisition.views / 3 + 1

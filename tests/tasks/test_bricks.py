@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scanfield.data.cohort import read_cohort
 from scanfield.data.nifti import write_nifti
 from scanfield.errors import InputError
-from scanfield.methods.compression import sci
+from scanfield.methods.compression import coinpp, sci
 from scanfield.run import Run
 from scanfield.space.grid import Grid
 from scanfield.tasks.brick_decoding import read_bricks
@@ -42,8 +43,8 @@ def source(tmp_path_factory):
     return path, volume(path)
 
 
-def made(source, path, run=None, **options):
-    return compress_bricks(source[0], "sci", CONFIG, run or Run(seed=0), path, **(HOW | options))
+def made(source, path, run=None, config=CONFIG, **options):
+    return compress_bricks(source[0], "sci", config, run or Run(seed=0), path, **(HOW | options))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_impossible_requests(source, tmp_path):
         made(source, path, resume=True)
     with pytest.raises(InputError, match="does not compress"):
         compress_bricks(source[0], "siren", None, Run(), path)
-    with pytest.raises(ValueError, match="not from both"):
+    with pytest.raises(ValueError, match="from one of"):
         made(source, path, max_bytes=900)
     assert not list(tmp_path.iterdir())
 
@@ -153,7 +154,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from scanfield.data.zarr import create_ome_zarr
-from scanfield.methods.compression import sci
+from scanfield.methods.compression import coinpp, sci
 from scanfield.run import Run
 from scanfield.space.grid import Grid
 from scanfield.tasks.brick_decoding import decompress_bricks
@@ -183,3 +184,51 @@ def test_memory_stays_below_its_bound_however_large_the_volume(tmp_path):
     peak, original, constants, total = json.loads(out.stdout)
     assert peak < memory_bound(96) < original / 1.5
     assert constants == total - 1 == 383
+
+
+def test_every_brick_reaches_the_psnr_that_was_asked_for(source, tmp_path):
+    how = {"config": replace(CONFIG, steps=250), "bits_per_voxel": None}
+    found = made(source, tmp_path / "a.sfz", **how, psnr_db=30.0)
+    values = source[1].astype(float)
+    error = np.stack([read_bricks(tmp_path / "a.sfz", frame=t).values for t in range(2)], -1) - values
+    worst = max(np.mean(error[half, :, :, t] ** 2) for half in (slice(0, 16), slice(16, 32)) for t in range(2))
+    assert 10 * np.log10(np.ptp(values) ** 2 / worst) >= 30.0
+    assert made(source, tmp_path / "b.sfz", **how, psnr_db=3.0).total < found.total / 4, "constants are enough"
+    with pytest.raises(InputError, match="lower --psnr"):
+        made(source, tmp_path / "c.sfz", **how, psnr_db=90.0)
+    assert not (tmp_path / "c.sfz").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    lines = ["path,subject,split"]
+    for person in range(3):
+        grid = Grid.centred((16, 16, 12), 1.0)
+        values = 200 * np.sin(grid.points()[:, 0].numpy() / 4 + person).reshape(grid.shape)
+        write_nifti(folder / f"{person}.nii", values.round().astype(np.int16), grid, unit="HU")
+        lines.append(f"{person}.nii,p{person},{'train' if person else 'validation'}")
+    (folder / "cohort.csv").write_text("\n".join(lines))
+    config = replace(coinpp.Config.tiny(), patch=8, latent=4, steps=30)
+    model = coinpp.train(config, read_cohort(folder / "cohort.csv"), Run(seed=0))
+    model.save(folder / "model.safetensors")
+    return folder / "model.safetensors", model
+
+
+def test_bricks_of_a_trained_method_need_its_model(source, trained, tmp_path):
+    file, model = trained
+    path = tmp_path / "a.sfz"
+    found = compress_bricks(source[0], "coinpp", model.config, Run(seed=0), path, model=file, jobs=2, **HOW)
+    assert found.total == path.stat().st_size <= source[1].size * 4 / 8
+    back = np.stack([read_bricks(path, frame=t, model=model).values for t in range(2)], -1).astype(float)
+    mean = np.mean((back - source[1]) ** 2)
+    assert found.table.rows[0].values["psnr_db"] == pytest.approx(
+        10 * np.log10(np.ptp(source[1].astype(float)) ** 2 / mean)
+    )
+    with pytest.raises(InputError, match="needs the model"):
+        read_bricks(path)
+    other = replace(model, tensors={name: value + 1 for name, value in model.tensors.items()})
+    with pytest.raises(InputError, match="this one is"):
+        read_bricks(path, model=other)
+    with pytest.raises(InputError, match="needs a trained model"):
+        compress_bricks(source[0], "coinpp", model.config, Run(seed=0), tmp_path / "b.sfz", **HOW)

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("the name of a compressed file ends in .sfz", where=args.output, fix=f"-o {args.output}.sfz")
 
     if _in_bricks(args):
-        return _bricks(args, config, asked)
+        return _bricks(args, config)
 
     import numpy as np
 
@@ -112,13 +112,8 @@ def _in_bricks(args: argparse.Namespace) -> bool:
     return len(shape) > 3 or math.prod(shape) > LARGEST_WHOLE_VOLUME
 
 
-def _bricks(args: argparse.Namespace, config: Any, asked: list[str]) -> int:
+def _bricks(args: argparse.Namespace, config: Any) -> int:
     """The same for a volume in bricks."""
-    if "psnr" in asked:
-        raise InputError("--psnr is for volumes that are fitted whole", fix="give --ratio, --bpp or --max-error")
-    if args.model is not None:
-        raise InputError("--model is for volumes that are fitted whole", fix="leave out --bricks, or crop the volume")
-
     from scanfield.cli.inputs import input_path
     from scanfield.cli.interrupt import stop_on_interrupt
     from scanfield.cli.progress import progress
@@ -138,8 +133,10 @@ def _bricks(args: argparse.Namespace, config: Any, asked: list[str]) -> int:
             config,
             run,
             args.output,
-            max_bytes=config.budget_bytes if per_voxel is None else None,
+            max_bytes=config.budget_bytes if per_voxel is None and args.psnr is None else None,
             bits_per_voxel=per_voxel,
+            psnr_db=args.psnr,
+            model=args.model,
             max_error=0.0 if args.lossless else args.max_error,
             edge=edge,
             jobs=args.jobs,

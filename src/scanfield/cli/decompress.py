@@ -100,9 +100,9 @@ def _bricks(args: argparse.Namespace) -> dict[str, Any]:
     from scanfield.codec.bricks import open_bricks
     from scanfield.run import Run, choose_device
     from scanfield.tasks.brick_decoding import decompress_bricks
+    from scanfield.tasks.model import Model
 
-    if args.model is not None:
-        raise InputError("the bricks of a file need no model: everything is in it", fix="leave out --model")
+    model = None if args.model is None else Model.load(args.model)
     grid = None
     if args.like is not None or args.spacing_mm is not None:
         grid = output_grid(open_bricks(args.file).bricks.grid, args.like, args.spacing_mm)
@@ -110,7 +110,14 @@ def _bricks(args: argparse.Namespace) -> dict[str, Any]:
     run = Run(device=choose_device(args.device), observers=(display,))
     with display:
         return decompress_bricks(
-            args.file, args.output, run, frame=args.frame, box=args.box, grid=grid, version=args.ome_zarr
+            args.file,
+            args.output,
+            run,
+            frame=args.frame,
+            box=args.box,
+            grid=grid,
+            version=args.ome_zarr,
+            model=model,
         )
 
 

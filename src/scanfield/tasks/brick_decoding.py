@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 
 from scanfield.codec.bricks import BrickFile, Bricks, open_bricks
 from scanfield.codec.container import read_section, unpack
-from scanfield.codec.field_file import RateReport, field_of
+from scanfield.codec.field_file import RateReport, check_key, field_of
 from scanfield.data.guard import check_memory
 from scanfield.data.volumes import create_volume
 from scanfield.data.zarr import Version
@@ -29,6 +29,7 @@ from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
 from scanfield.tasks.brick_fits import values_of
 from scanfield.tasks.compression import Decoded, part_of, restored
+from scanfield.tasks.model import Model
 
 _SLAB_POINTS = 2**20  # of another grid, rendered at once
 _FIELDS = 64  # kept while another grid is rendered
@@ -43,6 +44,7 @@ def decompress_bricks(
     box: Box | None = None,
     grid: Grid | None = None,
     version: Version = "0.5",
+    model: Model | None = None,
 ) -> dict[str, Any]:
     """Writes the volume in a file of bricks as NIfTI or OME-Zarr, brick by brick.
 
@@ -52,6 +54,7 @@ def decompress_bricks(
         box: only this part of the own grid: first voxel and first voxel beyond, by axis.
         grid: another grid to render on.
         version: of OME-Zarr.
+        model: the one the file was written with, if it was written with one.
 
     Returns:
         type, unit, shape, frames and spacing of what was written.
@@ -63,6 +66,7 @@ def decompress_bricks(
     if grid is not None and box is not None:
         raise ValueError("either a grid or a box of the own grid can be rendered")
     file = open_bricks(path)
+    check_key(file.shared, model, str(path))
     bricks = file.bricks
     chosen = _frames(bricks, frame)
     target = _box_grid(bricks.grid, box) if grid is None else grid
@@ -71,8 +75,7 @@ def decompress_bricks(
     with create_volume(output, target, file.kind, frames=frames, unit=file.unit, chunks=chunks, version=version) as out:
         start = time.perf_counter()
         for at, number in enumerate(chosen):
-            pieces = _own_pieces(file, number, box, run) if grid is None else _other_pieces(file, number, grid, run)
-            for done, of, place, values in pieces:
+            for done, of, place, values in _pieces(file, number, box, grid, run, model):
                 if values.any():  # a new image is zero
                     out.write(at, place, values)
                 seconds = time.perf_counter() - start
@@ -88,21 +91,31 @@ def decompress_bricks(
 
 
 def read_bricks(
-    path: str | Path, *, frame: int = 0, box: Box | None = None, device: torch.device | str = "cpu"
+    path: str | Path,
+    *,
+    frame: int = 0,
+    box: Box | None = None,
+    grid: Grid | None = None,
+    device: torch.device | str = "cpu",
+    model: Model | None = None,
 ) -> Decoded:
-    """A frame of a file of bricks, or a box of it, in memory. Only the bricks that the box touches are read.
+    """A frame of a file of bricks, a box of it, or the frame on another grid, in memory. Only the bricks that are
+    touched are read.
 
     Raises:
         InputError: as for `decompress_bricks`; or the part does not fit in memory.
     """
-    file = open_bricks(path)
+    if grid is not None and box is not None:
+        raise ValueError("either a grid or a box of the own grid can be rendered")
+    file, run = open_bricks(path), Run(device=torch.device(device))
+    check_key(file.shared, model, str(path))
     (number,) = _frames(file.bricks, frame)
-    grid = _box_grid(file.bricks.grid, box)
-    check_memory(8 * grid.size, path)
-    out = np.empty(grid.shape, dtype=file.kind)
-    for _, _, place, values in _own_pieces(file, number, box, Run(device=torch.device(device))):
+    target = _box_grid(file.bricks.grid, box) if grid is None else grid
+    check_memory(8 * target.size, path)
+    out = np.empty(target.shape, dtype=file.kind)
+    for _, _, place, values in _pieces(file, number, box, grid, run, model):
         out[_slices(place)] = values
-    return Decoded(out, grid, file.unit)
+    return Decoded(out, target, file.unit)
 
 
 def brick_rates(path: str | Path) -> RateReport:
@@ -124,7 +137,15 @@ def brick_rates(path: str | Path) -> RateReport:
 Piece = tuple[int, int, Box, Shaped[np.ndarray, "n0 n1 n2"]]  # the how-manieth of how many, its place, its voxels
 
 
-def _own_pieces(file: BrickFile, frame: int, box: Box | None, run: Run) -> Iterator[Piece]:
+def _pieces(
+    file: BrickFile, frame: int, box: Box | None, grid: Grid | None, run: Run, model: Model | None
+) -> Iterator[Piece]:
+    if grid is None:
+        return _own_pieces(file, frame, box, run, model)
+    return _other_pieces(file, frame, grid, run, model)
+
+
+def _own_pieces(file: BrickFile, frame: int, box: Box | None, run: Run, model: Model | None) -> Iterator[Piece]:
     """The bricks that a box of the own grid touches, cut to it."""
     bricks = file.bricks
     n0, n1, n2 = bricks.grid.shape
@@ -133,14 +154,14 @@ def _own_pieces(file: BrickFile, frame: int, box: Box | None, run: Run) -> Itera
     facts = file.shared["facts"]
     for done, number in enumerate(numbers, start=1):
         own, where = bricks.box(number), f"{file.path}: brick {number}"
-        values = values_of(file.brick(number), bricks.part(number), facts, run.device, where=where)
+        values = values_of(file.brick(number), bricks.part(number), facts, run.device, where=where, model=model)
         both = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(own, wanted, strict=True)]
         inner = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(both, own, strict=True))
         i, j, k = ((a - start, b - start) for (a, b), (start, _) in zip(both, wanted, strict=True))
         yield done, len(numbers), (i, j, k), values[inner]
 
 
-def _other_pieces(file: BrickFile, frame: int, grid: Grid, run: Run) -> Iterator[Piece]:
+def _other_pieces(file: BrickFile, frame: int, grid: Grid, run: Run, model: Model | None) -> Iterator[Piece]:
     """Slabs of another grid."""
     bricks, facts = file.bricks, file.shared["facts"]
     domain, (n0, n1, n2) = Domain.of_grid(bricks.grid), grid.shape
@@ -154,7 +175,7 @@ def _other_pieces(file: BrickFile, frame: int, grid: Grid, run: Run) -> Iterator
         if "constant" in content.header:
             value = float(content.header["constant"])
             return lambda x: torch.full((len(x),), value)
-        own = field_of(content, run.device, where=f"{file.path}: brick {number}").field
+        own = field_of(content, run.device, where=f"{file.path}: brick {number}", model=model).field
         return lambda x: own(x.to(run.device))[:, 0].cpu()
 
     for start in range(0, n0, thick):

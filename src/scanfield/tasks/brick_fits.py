@@ -10,7 +10,9 @@ needs of the spectrum, because that value is known only afterwards.
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -34,7 +36,8 @@ from scanfield.errors import InputError, ScanfieldError
 from scanfield.methods import api
 from scanfield.run import Run, on_the_run_s_backend
 from scanfield.space.grid import Grid
-from scanfield.tasks.compression import content_of, own_values
+from scanfield.tasks.compression import content_of, own_values, reach
+from scanfield.tasks.model import Model
 
 LEAST_BYTES = 512  # of a brick with a field; with less it becomes a constant
 _SPARE = 16  # bytes by which headers of the same kind differ
@@ -92,6 +95,8 @@ class Plan:
     Args:
         source, expanded: the volume's file, and where it was expanded to, if it had to be.
         edge: largest number of voxels of a brick along an axis.
+        psnr_db: what every brick must reach (peak: the volume's range), in place of a budget.
+        model: file of the trained model that the method needs.
         shared: what the bricks' headers leave out.
         facts: type and range of the volume, and the bound on the error.
         work: the folder of finished bricks.
@@ -108,6 +113,8 @@ class Plan:
     max_error: float | None
     work: str
     baselines: bool = False
+    psnr_db: float | None = None
+    model: str | None = None
     shared: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -166,14 +173,15 @@ def fit_brick(plan: Plan, number: int, budget: int, survey: Survey, run: Run) ->
     """Fits, codes, decodes and judges a brick, and leaves its bytes in the work folder.
 
     Args:
-        budget: its bytes without residual; 0 makes it a constant.
+        budget: its bytes without residual, where the plan has no PSNR; 0 makes it a constant.
         run: whose observers watch, and whose `stop` is heeded.
 
     Returns:
         None if it was stopped: then nothing is left.
 
     Raises:
-        InputError: the volume is not the one that was surveyed; what the method complains about.
+        InputError: the volume is not the one that was surveyed; the PSNR is out of reach; what the method complains
+            about.
     """
     volume, bricks = plan.open()
     values = volume.read(bricks.frame(number), bricks.box(number))
@@ -183,18 +191,27 @@ def fit_brick(plan: Plan, number: int, budget: int, survey: Survey, run: Run) ->
         )
     grid, start = bricks.part(number), time.perf_counter()
     scan = Scan(torch.from_numpy(values.astype(np.float32)), grid, volume.unit, source=plan.source)
-    if budget == 0:
-        packed = pack(*encode_constant(values, step=plan.shared["facts"].get("step")))
+    seconds: list[float] = []
+
+    def attempt(size: int) -> tuple[tuple[bytes, np.ndarray] | None, int, float]:
+        packed = _packed(plan, scan, values, size, run)
+        if packed is None:
+            return None, 0, 0.0
+        middle = time.perf_counter()
+        content = completed(unpack(packed), plan.shared, grid, volume.unit)
+        decoded = values_of(content, grid, plan.shared["facts"], model=model_of(plan.model))
+        seconds.append(time.perf_counter() - middle)
+        return (packed, decoded), len(packed), _psnr_db(plan, decoded, values)
+
+    if plan.psnr_db is None:
+        found = attempt(budget)[0]
     else:
-        settings = replace(plan.config, budget_bytes=budget + _saved(plan, grid, volume.unit))
-        result = api.load(plan.method).fit(settings, scan, run)
-        if run.stop.is_set():
-            return None
-        content = content_of(result, values, plan.facts, plan.max_error)
-        packed = pack(packed_header(content.header, plan.shared), content.sections)
-    middle = time.perf_counter()
-    decoded = values_of(completed(unpack(packed), plan.shared, grid, volume.unit), grid, plan.shared["facts"])
-    stop = time.perf_counter()
+        as_constant, _, psnr_db = attempt(0)
+        enough = psnr_db >= plan.psnr_db
+        found = as_constant if enough else reach(attempt, plan.psnr_db, values.nbytes, run)
+    if found is None:
+        return None
+    packed, decoded = found
     error = decoded.astype(np.float64) - values
     largest = float(np.abs(error).max())
     if plan.max_error is not None and largest > plan.max_error:
@@ -204,12 +221,38 @@ def fit_brick(plan: Plan, number: int, budget: int, survey: Survey, run: Run) ->
         checksum=zlib.crc32(packed),
         squares=float(np.square(error).sum()),
         largest=largest,
-        encode_s=middle - start,
-        decode_s=stop - middle,
+        encode_s=time.perf_counter() - start - seconds[-1],
+        decode_s=seconds[-1],
         rivals=_rivals(values, len(packed)) if plan.baselines and plan.max_error is None else {},
     )
     _keep(plan, number, packed, score)
     return score
+
+
+def _packed(plan: Plan, scan: Scan, values: np.ndarray, budget: int, run: Run) -> bytes | None:
+    """A brick's bytes; None if the run was stopped."""
+    if budget == 0:
+        return pack(*encode_constant(values, step=plan.shared["facts"].get("step")))
+    model = model_of(plan.model)
+    settings = replace(plan.config, budget_bytes=budget + _saved(plan, scan.grid, scan.unit))
+    result = api.load(plan.method).fit(settings, scan, run, prior=model)
+    if run.stop.is_set():
+        return None
+    content = content_of(result, values, plan.facts, plan.max_error, model)
+    return pack(packed_header(content.header, plan.shared), content.sections)
+
+
+def _psnr_db(plan: Plan, decoded: np.ndarray, values: np.ndarray) -> float:
+    """Of a brick, with the volume's range as peak."""
+    mean = float(np.square(decoded.astype(np.float64) - values).mean())
+    span = float(plan.facts["high"] - plan.facts["low"])
+    return 10 * math.log10(span**2 / mean) if mean > 0 else math.inf
+
+
+@functools.lru_cache(maxsize=1)
+def model_of(path: str | None) -> Model | None:
+    """The trained model in a file, read once a process."""
+    return None if path is None else Model.load(path)
 
 
 def constant_brick(plan: Plan, survey: Survey) -> tuple[bytes, Score]:
@@ -221,7 +264,13 @@ def constant_brick(plan: Plan, survey: Survey) -> tuple[bytes, Score]:
 
 
 def values_of(
-    content: Container, grid: Grid, facts: Mapping[str, Any], device: torch.device | str = "cpu", *, where: str = ""
+    content: Container,
+    grid: Grid,
+    facts: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    *,
+    where: str = "",
+    model: Model | None = None,
 ) -> Shaped[np.ndarray, "n0 n1 n2"]:
     """The voxels of a brick, in the volume's type.
 
@@ -229,13 +278,14 @@ def values_of(
         content: the brick, with its whole header.
         grid: of the brick.
         facts: type and range of the volume, and the step of its residuals.
+        model: the one the volume was compressed with, if it was.
 
     Raises:
-        InputError: the brick is damaged.
+        InputError: the brick is damaged, or needs another model.
     """
     if "constant" in content.header:
         return decode_constant(content, grid.shape, facts, where=where)
-    return own_values(field_of(content, device, where=where), content, where=where)
+    return own_values(field_of(content, device, where=where, model=model), content, where=where)
 
 
 def finished(plan: Plan, number: int) -> Score | None:

@@ -44,6 +44,7 @@ from scanfield.methods import api
 from scanfield.methods.config import to_json
 from scanfield.run import Run
 from scanfield.tasks.brick_fits import (
+    LEAST_BYTES,
     Plan,
     Score,
     Survey,
@@ -51,11 +52,12 @@ from scanfield.tasks.brick_fits import (
     constant_brick,
     finished,
     fit_brick,
+    model_of,
     share,
     survey_brick,
 )
 from scanfield.tasks.compression import check_compresses
-from scanfield.tasks.model import check_model
+from scanfield.tasks.model import check_model, model_file
 from scanfield.tasks.table import Column, Row, Table
 
 EDGE = 128  # voxels of a brick along an axis, at most
@@ -98,6 +100,8 @@ def compress_bricks(
     *,
     max_bytes: int | None = None,
     bits_per_voxel: float | None = None,
+    psnr_db: float | None = None,
+    model: str | Path | None = None,
     max_error: float | None = None,
     edge: int = EDGE,
     jobs: int = 1,
@@ -111,7 +115,10 @@ def compress_bricks(
         method, config: of a method for compression.
         path: the file; the work folder is beside it, its name ends in '.work'.
         max_bytes: of the file, without the residual; or
-        bits_per_voxel: the same in another unit. By default a 64th of two bytes a voxel.
+        bits_per_voxel: the same in another unit; or
+        psnr_db: what every brick reaches, with the volume's range as peak; fitted repeatedly, with growing budgets.
+            By default a 64th of two bytes a voxel.
+        model: file of a trained model, for a method that needs one; its weights are left out.
         max_error: bound on every voxel's error, in the volume's unit; 0 is lossless, for whole numbers.
         edge: voxels of a brick along an axis, at most.
         jobs: processes that fit bricks at the same time.
@@ -126,9 +133,10 @@ def compress_bricks(
             bound is impossible; or the work folder belongs to another call.
     """
     check_compresses(method)
-    check_model(method, None)
-    if max_bytes is not None and bits_per_voxel is not None:
-        raise ValueError("the size follows from max_bytes or from bits_per_voxel, not from both")
+    trained = None if model is None else model_file(model).resolve()
+    check_model(method, model_of(None if trained is None else str(trained)))
+    if sum(size is not None for size in (max_bytes, bits_per_voxel, psnr_db)) > 1:
+        raise ValueError("the size follows from one of max_bytes, bits_per_voxel and psnr_db")
     work = Path(f"{path}.work")
     plan = Plan(
         source=str(Path(source).resolve()),
@@ -142,6 +150,8 @@ def compress_bricks(
         max_error=max_error,
         work=str(work),
         baselines=baselines,
+        psnr_db=psnr_db,
+        model=None if trained is None else str(trained),
     )
     _open_work(plan, resume=resume)
     volume, bricks = plan.open()
@@ -176,6 +186,8 @@ def _open_work(plan: Plan, *, resume: bool) -> None:
     facts = asdict(plan) | {"config": to_json(plan.config)}
     if Path(plan.source).is_file():
         facts["sha256"] = checksum(plan.source)
+    if plan.model is not None:
+        facts["model_sha256"] = checksum(plan.model)
     if work.exists() and not resume:
         raise InputError(
             "an earlier run left bricks here", where=str(work), fix="continue it with --resume, or remove the folder"
@@ -333,8 +345,15 @@ def _described(plan: Plan, volume: Volume, surveys: list[Survey]) -> Plan:
     shared: dict[str, Any] = dict(facts)
     if plan.max_error is not None:
         shared |= {"bound": plan.max_error, "step": step_of_bound(plan.max_error, whole=whole, low=low, high=high)}
-    config = {name: part for name, part in to_json(plan.config).items() if name != "budget_bytes"}
-    return replace(plan, facts=facts, shared={"method": plan.method, "config": config, "facts": shared})
+    model = model_of(plan.model)
+    known = {} if model is None else to_json(model.config)
+    config = {
+        name: part
+        for name, part in to_json(plan.config).items()
+        if name != "budget_bytes" and (name not in known or known[name] != part)
+    }
+    header = {"method": plan.method, "config": config, "facts": shared}
+    return replace(plan, facts=facts, shared=header | ({} if model is None else {"model": model.key}))
 
 
 def _header(plan: Plan, bricks: Bricks, volume: Volume) -> dict[str, Any]:
@@ -346,6 +365,8 @@ def _budgets(plan: Plan, bricks: Bricks, volume: Volume, surveys: list[Survey], 
     empty = [Section(str(number), BRICK, b"") for number in range(bricks.total)]
     head = len(pack(_header(plan, bricks, volume), empty)) + _ENTRY_BYTES * bricks.total
     constant = len(pack({"constant": plan.facts["high"]}, []))
+    if plan.psnr_db is not None:  # the search starts where it starts
+        return [0 if survey.low == survey.high else LEAST_BYTES for survey in surveys]
     left = most - head - constant * bricks.total
     if left < 0:
         raise InputError(

@@ -10,10 +10,10 @@ Volumes that do not fit in memory are for `tasks.bricks`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ from scanfield.space.grid import Grid
 from scanfield.tasks.model import Model, check_model
 from scanfield.tasks.result import Reconstruction
 from scanfield.tasks.table import Column, Row, Table
+
+Found = TypeVar("Found")
 
 AMORTISED_OVER = 100  # volumes: what a model's bytes are shared by in the table
 LARGEST_WHOLE = 2**24  # float32, in which images are held, knows all whole numbers up to here
@@ -134,7 +136,12 @@ def compress(
     if psnr_db is None:
         result, decoded, report = attempt(max_bytes)
     else:
-        result, decoded, report = _search(attempt, data, psnr_db, original, run)
+
+        def judged(budget: int) -> tuple[tuple[Reconstruction, Decoded, RateReport], int, float]:
+            found = attempt(budget)
+            return found, found[2].total, compare(found[1].values, data.values).psnr_db
+
+        result, decoded, report = reach(judged, psnr_db, original, run)
     table = _table(run, method, data, decoded, report, original)
     if model is not None:
         _amortise(table, model.size)
@@ -286,16 +293,23 @@ def restored(
 # The numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _search(attempt: Any, data: Scan, target_db: float, original: int, run: Run) -> tuple[Any, Decoded, RateReport]:
-    """Growing budgets until the PSNR is reached."""
-    budget = max(original // 128, _FIRST_BYTES)
+def reach(attempt: Callable[[int], tuple[Found, int, float]], target_db: float, original: int, run: Run) -> Found:
+    """Growing budgets until a PSNR is reached.
+
+    Args:
+        attempt: budget in bytes -> what came of it, its bytes, its PSNR.
+        original: bytes of the voxels.
+
+    Raises:
+        InputError: it takes more than a quarter of the original bytes, or too many attempts.
+    """
+    budget = max(original // 128, min(_FIRST_BYTES, original // (2 * SMALLEST_RATIO)))
     for _ in range(_FITS):
-        result, decoded, report = attempt(budget)
-        found = compare(decoded.values, data.values).psnr_db
-        if found >= target_db or run.stop.is_set():
-            return result, decoded, report
-        run.note(f"{report.total} bytes gave {found:.2f} dB")
-        budget = round(budget * min(max(2 ** ((target_db - found) / _DB_PER_DOUBLING), 1.2), 4.0))
+        found, size, psnr_db = attempt(budget)
+        if psnr_db >= target_db or run.stop.is_set():
+            return found
+        run.note(f"{size} bytes gave {psnr_db:.2f} dB")
+        budget = round(budget * min(max(2 ** ((target_db - psnr_db) / _DB_PER_DOUBLING), 1.2), 4.0))
         if budget > original / SMALLEST_RATIO:
             break
     raise InputError(

@@ -9,7 +9,6 @@ that moves; they are undersampled in retrospect and judged against the image of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scanfield.baselines.mri import cg_sense
+from scanfield.bench.parallel import each
 from scanfield.bench.protocol import BenchResult, Check, data_path
 from scanfield.bench.scanner_kspace import brain_lines, phantom_spirals, phantom_spokes
 from scanfield.data.rawmri import KSpace
@@ -41,42 +41,65 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+EIGHT, SIX = "chest, 8 spokes a frame", "head, 6 spokes a frame"
+MOVING = {EIGHT: ("body_mr/chest_mr_slices.npz", 45, 1.4, 8), SIX: ("body_mr/brain_slice_admm.npz", 1, 0.9, 6)}
+FRAMES_KEPT = f"{EIGHT}, {HELD_OUT_FRAMES} frames held out"
+STILL = ("head, Cartesian", "phantom, radial", "phantom, spiral")
+
+
 def run(run: Run) -> BenchResult:
     """The card's contrasts on two moving slices, frames held out, ablations, then raw data of scanners."""
+    titles = [*MOVING, FRAMES_KEPT, *ABLATIONS, *STILL]
+    run.tell({"case": f"{len(titles)} cases"})
     result = BenchResult()
+    parts = dict(zip(titles, each(part, titles, run), strict=True))
+    for found in parts.values():
+        result.table += found.table
+        result.checks += found.checks
+    _ablation_checks(
+        parts[EIGHT].table[0]["psnr_db"], {name: parts[name].table[0]["psnr_db"] for name in ABLATIONS}, result
+    )
     result.notes += [
         "PSNR of magnitudes, all frames together, data range the reference's largest value",
         "moving: simulated beating and brightening of real slices; still: raw data of scanners, PSNR against the "
         "CG-SENSE image of all of their data",
+        "cases ran side by side; seconds are of a busy machine",
     ]
-    chest, head = _slice("body_mr/chest_mr_slices.npz", 45, 1.4), _slice("body_mr/brain_slice_admm.npz", 1, 0.9)
-    eight, six = "chest, 8 spokes a frame", "head, 6 spokes a frame"
-    made = _simulated(chest, 8, run)
-    whole = _moving(eight, made, run, result)
-    _moving(six, _simulated(head, 6, run), run, result)
-    _held_out_frames(eight, made, run, result)
-    _ablations(eight, made, whole, run, result)
-    for name, full, few in _raw():
-        _still(name, full, few, run, result)
     return result
 
 
-def _moving(title: str, made: SimulatedKSpace, run: Run, result: BenchResult) -> float:
-    """All rows of a moving slice; the PSNR of the method's."""
-    run.tell({"case": title})
+def part(title: str, run: Run) -> BenchResult:
+    """Rows and checks of one case."""
+    result = BenchResult()
+    if title in STILL:
+        _still(title, *_raw(title), run, result)
+    elif title in MOVING:
+        _moving(title, _made(title, run), run, result)
+    elif title in ABLATIONS:
+        psnr = _config_psnr(_made(EIGHT, run), _ablated(title), run)
+        result.table.append({"scan": EIGHT, "image": f"ST-INR, {title}", "psnr_db": round(psnr, 2)})
+    else:
+        _held_out_frames(title, _made(EIGHT, run), run, result)
+    return result
+
+
+def _made(title: str, run: Run) -> SimulatedKSpace:
+    file, index, spacing_mm, spokes = MOVING[title]
+    return _simulated(_slice(file, index, spacing_mm), spokes, run)
+
+
+def _moving(title: str, made: SimulatedKSpace, run: Run, result: BenchResult) -> None:
+    """All rows of a moving slice."""
     outcome = _reconstruct(made.kspace, made.truth, Config.fast(), run)
     psnr = _rows(title, outcome, result)
     result.checks += [
         Check(f"{title}: over CG-SENSE frame by frame", psnr["st_inr_dmri"] - psnr["cg-sense"], 3.0, unit="dB"),
         Check(f"{title}: over temporal TV", psnr["st_inr_dmri"] - psnr["temporal-tv"], 0.0, unit="dB"),
     ]
-    return psnr["st_inr_dmri"]
 
 
-def _held_out_frames(name: str, made: SimulatedKSpace, run: Run, result: BenchResult) -> None:
+def _held_out_frames(title: str, made: SimulatedKSpace, run: Run, result: BenchResult) -> None:
     """All rows in the frames of which no spoke was fitted; frame-wise rivals are interpolated there."""
-    title = f"{name}, {HELD_OUT_FRAMES} frames held out"
-    run.tell({"case": title})
     geometry = made.kspace.acquisition
     frames = np.unique(geometry.frame_of_view[held_out_views(geometry, None, HELD_OUT_FRAMES)])
     outcome = _reconstruct(made.kspace, made.truth, Config.fast(), run, holdout_frames=HELD_OUT_FRAMES)
@@ -93,28 +116,25 @@ def _held_out_frames(name: str, made: SimulatedKSpace, run: Run, result: BenchRe
         result.checks.append(Check(f"{title}: over {label} there", gain, 0.0, unit="dB"))
 
 
-def _ablations(title: str, made: SimulatedKSpace, whole: float, run: Run, result: BenchResult) -> None:
-    """What the series loses without each part, from the PSNR `whole` with all of them."""
-    losses = {}
-    for name, change in ABLATIONS.items():
-        run.tell({"case": f"{title}, {name}"})
-        other = "relative" if Config.fast().loss == "l2" else "l2"
-        config = replace(Config.fast(), **(change or {"loss": other}))
-        psnr = _config_psnr(made, config, run)
-        losses[name] = whole - psnr
-        result.table.append({"scan": title, "image": f"ST-INR, {name}", "psnr_db": round(psnr, 2)})
+def _ablated(name: str) -> Config:
+    other = "relative" if Config.fast().loss == "l2" else "l2"
+    return replace(Config.fast(), **(ABLATIONS[name] or {"loss": other}))
+
+
+def _ablation_checks(whole: float, without: dict[str, float], result: BenchResult) -> None:
+    """What the series loses without each part: PSNR with all of them, and without each."""
+    losses = {name: whole - psnr for name, psnr in without.items()}
     relative = losses["the other data term"] * (1 if Config.fast().loss == "relative" else -1)
     result.checks += [
-        Check(f"{title}: gain by temporal variation", losses["without temporal variation"], 1.0, unit="dB"),
-        Check(f"{title}: gain by the relative data term (paper)", relative, 0.0, unit="dB"),
-        Check(f"{title}: gain by coarse to fine (paper)", losses["all levels at once"], 0.0, unit="dB"),
+        Check(f"{EIGHT}: gain by temporal variation", losses["without temporal variation"], 1.0, unit="dB"),
+        Check(f"{EIGHT}: gain by the relative data term (paper)", relative, 0.0, unit="dB"),
+        Check(f"{EIGHT}: gain by coarse to fine (paper)", losses["all levels at once"], 0.0, unit="dB"),
     ]
 
 
 def _still(name: str, full: KSpace, few: np.ndarray, run: Run, result: BenchResult) -> None:
     volume = full.acquisition.volume
     title = f"{name}, {len(few)} of {full.acquisition.views} views"
-    run.tell({"case": title})
     reference = cg_sense(replace(full, values=full.values.to(run.device)), volume).abs().cpu()
     part = full.subset(few)
     assert isinstance(part, KSpace)
@@ -181,13 +201,14 @@ def _slice(file: str, index: int, spacing_mm: float) -> Scan:
     return Scan(torch.tensor(image.T[:, :, None].copy()), grid, "arbitrary", source=file)
 
 
-def _raw() -> Sequence[tuple[str, KSpace, np.ndarray]]:
-    """(what it is, all of its data with sensitivities, the views that are kept)."""
-    return (
-        ("head, Cartesian", _with_maps(brain_lines()), random_lines(180, 60, np.random.default_rng(0))),
-        ("phantom, radial", _with_maps(phantom_spokes()), np.arange(0, 69, 3)),
-        ("phantom, spiral", _with_maps(phantom_spirals()), np.arange(0, 60, 3)),
-    )
+def _raw(title: str) -> tuple[KSpace, np.ndarray]:
+    """All data of a scanner with sensitivities, and the views that are kept."""
+    read, views = {
+        "head, Cartesian": (brain_lines, random_lines(180, 60, np.random.default_rng(0))),
+        "phantom, radial": (phantom_spokes, np.arange(0, 69, 3)),
+        "phantom, spiral": (phantom_spirals, np.arange(0, 60, 3)),
+    }[title]
+    return _with_maps(read()), views
 
 
 def _with_maps(data: KSpace) -> KSpace:
