@@ -8,20 +8,91 @@ import inspect
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
 
 from scanfield.data.write import write_atomically
 from scanfield.errors import InputError
 from scanfield.kernels.backend import using
+from scanfield.space.grid import Grid
 
 Observer = Callable[[dict[str, Any]], None]
+Image = Callable[[Grid], torch.Tensor]  # renders on any grid, (n0, n1, n2) on the CPU
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+
+@runtime_checkable
+class Preview(Protocol):
+    """Draws what is fitted while it is fitted (`view.preview`); changes nothing of it."""
+
+    def show(self, image: Image, grid: Grid, unit: str) -> None: ...
+    def look(self, stage: str, step: int, in_place: Callable[[], AbstractContextManager[None]]) -> None: ...
+
+
+@runtime_checkable
+class Workers(Protocol):
+    """Processes that fit the same thing together, each with its part of every batch (`fitting.parallel`).
+
+    They run the same program with the same seed, so whatever does not depend on their part of a batch is the same in
+    all of them. Functions that compare or average are called by all of them at the same place, and wait for the others.
+    """
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0. Number 0 alone writes files and talks to the user."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether a batch was ever cut into parts."""
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of a batch: the same number of items in every process."""
+
+    def average(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Replaces the parameters' gradients by their means over the processes; where no process has one, none."""
+
+    def means(self, values: Sequence[float]) -> list[float]:
+        """Mean over the processes, the same numbers in all of them."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether one of them says yes."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One process: what a run has unless it is told otherwise."""
+
+    rank: int = 0
+    count: int = 1
+    shared: bool = False
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """All of them."""
+        return items
+
+    def average(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Leaves the gradients as they are."""
+
+    def means(self, values: Sequence[float]) -> list[float]:
+        """The values."""
+        return list(values)
+
+    def any(self, flag: bool) -> bool:
+        """The flag."""
+        return flag
+
+
+ALONE = Alone()
 
 
 @dataclass(eq=False)
@@ -37,6 +108,8 @@ class Run:
         observers: called with every log event (progress bars, live views).
         backend: which implementation of the kernels computes (see `kernels.backend`).
         part: what the names of all stages begin with: '', or 'member-2-' in a run of several fits (see `member`).
+        preview: who draws images while the run fits, if anyone does (see `show`).
+        workers: the processes that fit together; only the first of them writes to `folder`.
     """
 
     folder: Path | None = None
@@ -47,6 +120,8 @@ class Run:
     observers: tuple[Observer, ...] = ()
     backend: str = "auto"
     part: str = ""
+    preview: Preview | None = None
+    workers: Workers = ALONE
     stop: threading.Event = field(default_factory=threading.Event)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -61,7 +136,8 @@ class Run:
             quiet: whether nobody is told about it.
         """
         observers = () if quiet else self.observers
-        return Run(device=self.device, seed=self.seed, observers=observers, stop=self.stop, backend=self.backend)
+        run = Run(device=self.device, seed=self.seed, observers=observers, stop=self.stop, backend=self.backend)
+        return replace(run, workers=self.workers)
 
     def member(self, index: int) -> Run:
         """The run of one of several fits in the same folder: seed `seed + index`, generators and stages of its own.
@@ -69,6 +145,17 @@ class Run:
         Log, warnings, notes, timings and stop are shared. What it draws is what a run with that seed draws.
         """
         return replace(self, seed=self.seed + index, part=f"{self.part}member-{index}-", _generators={})
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes to the folder; the others only read what is to be continued."""
+        return self.workers.rank == 0
+
+    def stopped(self) -> bool:
+        """Whether somebody asked to stop, in any of the processes: all of them get the same answer."""
+        if self.workers.any(self.stop.is_set()):
+            self.stop.set()
+        return self.stop.is_set()
 
     def generator(self, name: str) -> torch.Generator:
         """The CPU generator called `name`, seeded from the run's seed and the name; the same object every time."""
@@ -86,7 +173,7 @@ class Run:
 
     def event(self, event: dict[str, Any]) -> None:
         """Appends one event to log.jsonl and tells the observers."""
-        if self.folder is not None:
+        if self.folder is not None and self.writes:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
         self.tell(event)
@@ -98,7 +185,7 @@ class Run:
 
     def rewrite_log(self, stage: str, history: list[dict[str, Any]]) -> None:
         """Replaces a stage's lines in log.jsonl: after a kill the file may be ahead of the checkpoint."""
-        if self.folder is None or not (self.folder / "log.jsonl").is_file():
+        if self.folder is None or not self.writes or not (self.folder / "log.jsonl").is_file():
             return
         lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _stage(line) not in (stage, _CUT_OFF)]
@@ -116,6 +203,17 @@ class Run:
         """Keeps a remark a reader of the numbers needs; unlike a warning, nothing is wrong."""
         if message not in self.notes:
             self.notes.append(message)
+
+    def show(self, image: Image, grid: Grid, unit: str) -> None:
+        """Lets whoever watches the run draw what is fitted as it is at any moment: called before a fit's first stage.
+
+        Args:
+            image: renders what is fitted as it is when it is called; draws no random numbers and changes nothing.
+            grid: where the image will be wanted.
+            unit: of the image.
+        """
+        if self.preview is not None:
+            self.preview.show(image, grid, unit)
 
     def timed(self, name: str) -> _Timer:
         """Context manager that adds the seconds spent inside to `timings[name]`."""

@@ -23,6 +23,19 @@ def test_the_first_signal_asks_and_the_second_ends(number, capsys):
     assert signal.getsignal(number) is before
 
 
+def test_signals_of_two_kinds_ask_once(capsys):
+    """What torchrun's processes get on one Ctrl-C."""
+    stop = threading.Event()
+    with stop_on_interrupt(stop):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            assert stop.wait(5)
+            stop.wait(0.01)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            stop.wait(0.01)
+
+
 def test_other_threads_run_without_handlers():
     done = []
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +16,8 @@ import torch
 from scanfield.cli.main import main
 from scanfield.data.nifti import write_nifti
 from scanfield.space.grid import Grid
+from scanfield.tasks.model import Model
+from scanfield.tasks.training import CHECKS
 
 GRID = Grid.centred((24, 20, 1), (1.0, 1.0, 2.0))
 SMALL = ["--preset", "tiny", "--steps", "50", "--latent", "4", "--seed", "2", "--device", "cpu"]
@@ -111,12 +116,120 @@ def test_a_training_that_was_stopped_goes_on(folder, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["model"] == first["model"]
 
 
+@pytest.mark.slow
+def test_two_processes_make_the_model_of_one(folder, tmp_path):
+    """With a method that does not share its batches, and so learns bit for bit what one process learns."""
+    out = tmp_path / "model"
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["train", "coinpp", "--cohort", str(folder / "cohort.csv"), "-o", str(out), *SMALL, "--json"]
+    source = os.pathsep.join([str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": source}
+    done = subprocess.run(
+        [*program, "-m", "scanfield", *command], capture_output=True, text=True, timeout=240, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(said) == 1, "one of them talks"
+    assert said[0]["model"] == Model.load(folder / "model").key
+    assert "does not share its batches" in said[0]["warnings"][0]
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["status"] == "complete" and facts["processes"] == 2
+    lines = (out / "log.jsonl").read_text().splitlines()
+    assert len(lines) == len({json.loads(line)["step"] for line in lines})
+
+
+def test_a_table_of_labels_is_read_and_watched_for_changes(folder, tmp_path, capsys, monkeypatch):
+    table, out = tmp_path / "labels.csv", tmp_path / "model"
+    command = ["train", "coinpp", "--cohort", str(folder / "cohort.csv"), "-o", str(out), *SMALL, "--quiet"]
+    assert main([*command, "--labels", str(table)]) == 2
+    assert "no such file" in capsys.readouterr().err and not out.exists()
+    table.write_text("value,name\n1,hippocampus\n")
+    assert main([*command, "--labels", str(table)]) == 2
+    assert "takes no table of labels" in capsys.readouterr().err and not out.exists()
+    seen = []
+    monkeypatch.setitem(CHECKS, "image", lambda cohort: seen.append(cohort.labels))
+    monkeypatch.setattr("scanfield.tasks.training.LABELLED", "image")  # as if the method learned from label maps
+    assert main([*command, "--labels", str(table)]) == 0
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["request"]["labels"] == str(table) and facts["inputs"][1]["path"] == "labels.csv"
+    assert [labels.names for labels in seen] == [("background", "hippocampus")]
+    (out / "run.json").write_text(json.dumps(facts | {"status": "interrupted"}))
+    table.write_text("value,name\n1,amygdala\n")
+    assert main(["train", "--resume", str(out)]) == 2
+    assert "has changed since the run was started" in capsys.readouterr().err
+
+
 def test_bad_cohorts_leave_nothing_behind(folder, tmp_path, capsys):
     (folder / "bad.csv").write_text("path,subject,split\n0.nii.gz,ann,train\n1.nii.gz,ann,test\n")
     assert main(["train", "coinpp", "--cohort", str(folder / "bad.csv"), "-o", str(tmp_path / "m"), *SMALL]) == 2
     assert "'ann' is in two splits" in capsys.readouterr().err and not (tmp_path / "m").exists()
     assert main(["train", "sci", "--cohort", str(folder / "cohort.csv"), "-o", str(tmp_path / "m")]) == 2
     assert "nothing to train" in capsys.readouterr().err and not (tmp_path / "m").exists()
+
+
+@pytest.fixture
+def labelled(tmp_path) -> Path:
+    """Images with label maps, values 0, 2 and 5."""
+    rows = ["path,label,subject,split"]
+    for k, split in enumerate(("train", "train", "validation")):
+        image(tmp_path / f"{k}.nii.gz", 0.2 + 0.1 * k, 0.3 - 0.1 * k)
+        values = torch.zeros(GRID.shape, dtype=torch.uint8)
+        values[2 + k : 9, 2:9], values[12 + k : 20, 10:18] = 2, 5
+        write_nifti(tmp_path / f"{k}_label.nii.gz", values, GRID)
+        rows.append(f"{k}.nii.gz,{k}_label.nii.gz,p{k},{split}")
+    (tmp_path / "cohort.csv").write_text("\n".join(rows))
+    (tmp_path / "labels.csv").write_text("value,name\n2,white\n5,grey\n")
+    return tmp_path
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Makes one thing wrong with a labelled cohort."""
+    table, labels = folder / "cohort.csv", torch.zeros(GRID.shape, dtype=torch.uint8)
+    text = table.read_text()
+    match how:
+        case "missing image":
+            (folder / "1.nii.gz").unlink()
+        case "missing label":
+            (folder / "1_label.nii.gz").unlink()
+        case "no label":
+            table.write_text(text.replace("1_label.nii.gz", ""))
+        case "value":
+            labels[0, 0, 0], labels[5, 5, 0] = 2, 9
+            write_nifti(folder / "1_label.nii.gz", labels, GRID)
+        case "grid":
+            write_nifti(folder / "1_label.nii.gz", labels, Grid.centred(GRID.shape, (1.0, 1.1, 2.0)))
+        case "empty class":
+            (folder / "labels.csv").write_text("value,name\n2,white\n5,grey\n7,spots\n")
+        case "one subject":
+            table.write_text(text.replace(",p1,", ",p0,").replace(",p2,validation", ",p0,train"))
+        case "two splits":
+            table.write_text(text.replace(",p2,", ",p1,"))
+        case "same image":
+            table.write_text(text.replace("2.nii.gz,", "1.nii.gz,", 1))
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "where"),
+    [
+        ("missing image", "there is no image '1.nii.gz'", "row 2"),
+        ("missing label", "there is no label map '1_label.nii.gz'", "row 2"),
+        ("no label", "the image '1.nii.gz' has no label map", "row 2"),
+        ("value", "label values outside the table: 9; it has 0, 2, 5", "row 2"),
+        ("grid", "are not on the same grid: spacings differ", "row 2"),
+        ("empty class", "no image of the split 'train' shows the class 'spots' (value 7)", "cohort.csv"),
+        ("one subject", "all images show one subject, 'p0'", "cohort.csv"),
+        ("two splits", "subject 'p1' is in two splits", "cohort.csv"),
+        ("same image", "the same image is listed twice", "cohort.csv"),
+    ],
+)
+def test_labelled_cohorts_that_are_wrong_are_one_message_before_the_training(labelled, capsys, how, said, where):
+    spoil(labelled, how)
+    out = labelled / "model"
+    cohort, labels = str(labelled / "cohort.csv"), str(labelled / "labels.csv")
+    command = ["train", "iosnet", "--cohort", cohort, "--labels", labels, "-o", str(out), "--preset", "tiny"]
+    assert main([*command, "--device", "cpu", "--quiet"]) == 2
+    message = capsys.readouterr().err
+    assert said in message and where in message and "Traceback" not in message and not out.exists()
 
 
 def test_the_method_comes_first(capsys):

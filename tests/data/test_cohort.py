@@ -48,9 +48,9 @@ def test_the_record_names_nobody(folder):
 def test_spreadsheets_files_are_read(folder):
     """A byte order mark, blanks, further columns in any order."""
     path = folder / "cohort.csv"
-    path.write_bytes("\ufeffsplit, label ,subject,path\ntrain, 7 ,ann,a.nii.gz\ntest,,bob,b.nii.gz\n".encode())
+    path.write_bytes("\ufeffsplit, age ,subject,path\ntrain, 7 ,ann,a.nii.gz\ntest,,bob,b.nii.gz\n".encode())
     cohort = read_cohort(path)
-    assert cohort.members[0].more == {"label": "7"} and cohort.members[1].more == {"label": ""}
+    assert cohort.members[0].more == {"age": "7"} and cohort.members[1].more == {"age": ""}
 
 
 def test_images_are_read_when_asked_for_and_the_last_ones_kept(folder):

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from scanfield.errors import InputError
 from scanfield.shortcuts import open_result
 from scanfield.space.grid import Grid
-from scanfield.view.detail import MOST_VOXELS, Fields, box_grid
+from scanfield.view import detail as module
+from scanfield.view.detail import (
+    LEAST_VOXELS,
+    MOST_VOXELS,
+    OVERVIEW_VOXELS,
+    box_grid,
+    render_box,
+    render_whole,
+)
+from scanfield.view.items import find
+from scanfield.view.sources import Source, Sources
 
 TURN = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 
@@ -75,15 +87,44 @@ def test_a_box_outside_is_refused() -> None:
         box_grid(Grid.centred((8, 8, 8), 1.0), np.array([90.0, 0, 0]), 2.0, 8)
 
 
+def image_of(data: bytes, path: Path) -> nibabel.Nifti1Image:
+    path.write_bytes(data)
+    return nibabel.load(path)
+
+
 def test_what_is_rendered_is_the_field_there(finished: Path, tmp_path: Path) -> None:
-    path = finished / "field.safetensors"
-    fields, result = Fields(), open_result(finished)
+    source, result = Sources().of(find([finished])[0]), open_result(finished)
     centre = result.spec.grid.centre_mm
-    (tmp_path / "detail.nii.gz").write_bytes(fields.render(path, centre, 20.0, 64))
-    image = nibabel.load(tmp_path / "detail.nii.gz")
+    image = image_of(render_box(source, "image", centre, 20.0, 64), tmp_path / "detail.nii.gz")
     box = box_grid(result.spec.grid, centre, 20.0, 64)
     assert image.shape == box.shape and max(box.spacing_mm[:2]) < min(result.spec.grid.spacing_mm[:2])
     np.testing.assert_allclose(image.affine, box.affine, atol=1e-4)
     np.testing.assert_allclose(image.get_fdata(), result.render(box).numpy(), atol=1e-6)
-    fields.render(path, centre, 10.0, 16)
-    assert len(fields._kept) == 1, "the file was read once"
+    with pytest.raises(InputError, match="'colour' cannot be rendered here; known: image"):
+        render_box(source, "colour", centre, 20.0, 64)
+
+
+def test_a_slow_field_gets_fewer_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AFFORDABLE_S", 0.5)
+    grid = Grid.centred((200, 200, 200), 1.0)
+    asked: list[int] = []
+
+    def slow(box: Grid) -> torch.Tensor:
+        asked.append(box.size)
+        time.sleep(5e-6 * box.size)
+        return torch.zeros(box.shape)
+
+    render_box(Source(grid, {"image": slow}), "image", grid.centre_mm, 100.0, 512)
+    assert asked[0] == asked[1] < 10_000, "how fast it is comes from small renderings"
+    assert LEAST_VOXELS <= asked[2] <= 0.5 * 2e5, "half a second's worth"
+
+
+def test_an_overview_is_the_whole_grid_or_as_fine_as_may_be(tmp_path: Path) -> None:
+    small, large = Grid.centred((30, 20, 10), (1.0, 2.0, 3.0)), Grid.centred((400, 300, 200), 0.5)
+    for grid in (small, large):
+        source = Source(grid, {"image": lambda box: box.points()[:, 0].reshape(box.shape)})
+        image = image_of(render_whole(source, "image"), tmp_path / "whole.nii.gz")
+        box = Grid(image.shape, image.affine)
+        assert box.size <= OVERVIEW_VOXELS
+        np.testing.assert_allclose(box.corners_mm(), grid.corners_mm(), atol=2.0)
+    assert image.shape != large.shape and small.size < OVERVIEW_VOXELS

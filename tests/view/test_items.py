@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scanfield.view.items import Item, description, events, find, summary
+from scanfield.view.preview import FILE
 
 
 def _one(path: Path) -> Item:
@@ -21,12 +22,13 @@ def test_a_finished_run(finished: Path) -> None:
     assert item.kind == "run" and item.status == "complete" and not item.problem
     kinds = {layer.name: layer.kind for layer in item.layers}
     assert kinds["scope.nii.gz"] == "method" and kinds["fbp.nii.gz"] == "baseline"
-    assert item.result == finished / "field.safetensors"
+    assert item.field == finished / "field.safetensors" and item.measured
+    assert [quantity.name for quantity in item.quantities] == ["image"]
     said = summary(item)
     assert said["method"] == "scope" and said["numbers"] and said["seconds"] > 0
     assert str(finished) not in json.dumps(said), "no paths leave the server"
     whole = description(item)
-    assert whole["renders"] and whole["report"] and whole["facts"]["table"]["rows"]
+    assert whole["quantities"][0]["unit"] == "1/mm" and whole["report"] and whole["facts"]["table"]["rows"]
     assert json.loads(json.dumps(whole)) == whole
 
 
@@ -62,7 +64,13 @@ def test_runs_that_cannot_be_read_say_why(finished: Path, tmp_path: Path, change
     facts = record.read_text()
     record.write_text(facts[:100] if change is None else json.dumps(json.loads(facts) | change))
     item = _one(folder)
-    assert item.status == "problem" and said in item.problem and not item.layers and item.result is None
+    assert (
+        item.status == "problem"
+        and said in item.problem
+        and not item.layers
+        and item.field is None
+        and not item.measured
+    )
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
@@ -75,18 +83,22 @@ def test_a_half_written_run_is_running(finished: Path, tmp_path: Path) -> None:
     facts = json.loads((folder / "run.json").read_text()) | {"status": "running"}
     (folder / "run.json").write_text(json.dumps(facts))
     item = _one(folder)
-    assert item.status == "running" and not item.problem and item.result is None
+    assert item.status == "running" and not item.problem and item.field is None and item.preview is None
+    (folder / FILE).parent.mkdir(exist_ok=True)
+    (folder / FILE).write_bytes(b"")
+    assert _one(folder).preview == folder / FILE
 
 
-def test_layers_are_told_apart_by_their_names(finished: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder)
-    for name in ("determinant", "mask", "deviation", "displacement_ras"):
-        shutil.copy(folder / "fbp.nii.gz", folder / f"{name}.nii.gz")
-    (folder / "surface.ply").write_text("ply")
-    kinds = {layer.name.split(".")[0]: layer.kind for layer in _one(folder).layers}
-    assert kinds["determinant"] == kinds["deviation"] == "map" and kinds["mask"] == "labels"
-    assert kinds["surface"] == "surface" and "displacement_ras" not in kinds
+def test_what_can_be_rendered_of_other_runs_and_files(registered: Path, compressed: Path, segmented: Path) -> None:
+    map_, file, labels = find([registered, compressed, segmented])
+    assert [(q.name, q.unit) for q in map_.quantities] == [
+        ("warped", "HU"),
+        ("displacement", "mm"),
+        ("determinant", "1"),
+    ]
+    assert file.field == compressed and file.layers[0].rendered and [q.name for q in file.quantities] == ["image"]
+    assert labels.field is None and not labels.quantities
+    assert str(compressed.parent) not in json.dumps(description(file)), "no paths leave the server"
 
 
 def test_news_of_a_log_come_once_and_in_whole_lines(tmp_path: Path) -> None:

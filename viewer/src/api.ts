@@ -13,11 +13,32 @@ export interface Summary {
   numbers: string[];
 }
 
+export type Colours = "gray" | "viridis" | "determinant" | "labels";
+
+/** One label of a segmentation. */
+export interface Class {
+  value: number;
+  name: string;
+  colour: string;
+}
+
 export interface Layer {
   name: string;
   label: string;
   kind: "reference" | "method" | "read-out" | "baseline" | "map" | "labels" | "surface" | "file";
   unit: string;
+  colours: Colours;
+  range: [number, number] | null;
+  classes: Class[];
+  large: boolean;
+}
+
+/** What can be rendered from a field in a box of any size. */
+export interface Quantity {
+  name: string;
+  label: string;
+  unit: string;
+  colours: Colours;
 }
 
 export interface Column {
@@ -51,7 +72,8 @@ export interface Item extends Summary {
   window: [number, number] | null;
   figures: string[];
   report: boolean;
-  renders: boolean;
+  quantities: Quantity[];
+  measured: boolean;
   stoppable: boolean;
 }
 
@@ -65,8 +87,8 @@ export interface Step {
 }
 
 export const address = (key: string, rest = ""): string => `api/items/${key}${rest}`;
-export const layerAddress = (key: string, layer: Layer): string =>
-  address(key, `/layers/${encodeURIComponent(layer.name)}`);
+export const layerAddress = (key: string, layer: Layer, coarse = false): string =>
+  address(key, `/layers/${encodeURIComponent(layer.name)}${coarse ? "?coarse=1" : ""}`);
 
 async function answer<T>(response: Response): Promise<T> {
   if (response.ok) return (await response.json()) as T;
@@ -87,26 +109,39 @@ export const stop = async (key: string): Promise<void> => {
   await answer<unknown>(await fetch(address(key, "/stop"), { method: "POST" }));
 };
 
-export async function detail(
+export async function bytes(path: string, signal?: AbortSignal): Promise<ArrayBuffer> {
+  const response = await fetch(path, { signal });
+  if (!response.ok) await answer(response);
+  return response.arrayBuffer();
+}
+
+export function detail(
   key: string,
+  what: string,
   centre: readonly number[],
   size: number,
   voxels: number,
   signal: AbortSignal,
 ): Promise<ArrayBuffer> {
-  const query = `centre=${centre.map((v) => v.toFixed(4)).join(",")}&size=${size.toFixed(4)}&voxels=${voxels}`;
-  const response = await fetch(address(key, `/detail.nii.gz?${query}`), { signal });
-  if (!response.ok) await answer(response);
-  return response.arrayBuffer();
+  const place = centre.map((v) => v.toFixed(4)).join(",");
+  const query = `what=${encodeURIComponent(what)}&centre=${place}&size=${size.toFixed(4)}&voxels=${voxels}`;
+  return bytes(address(key, `/detail.nii.gz?${query}`), signal);
 }
 
-/** News of a run: steps in bunches, then its status; returns how to stop listening. */
-export function news(key: string, steps: (new_: Step[]) => void, status: (now: string) => void): () => void {
+interface Heard {
+  steps: (new_: Step[]) => void;
+  status?: (now: string) => void;
+  preview?: () => void;
+}
+
+/** News of a run: steps in bunches, word of new pictures, its status; returns how to stop listening. */
+export function news(key: string, heard: Heard): () => void {
   const source = new EventSource(address(key, "/events"));
-  source.addEventListener("steps", (event) => steps(JSON.parse(event.data) as Step[]));
+  source.addEventListener("steps", (event) => heard.steps(JSON.parse(event.data) as Step[]));
+  source.addEventListener("preview", () => heard.preview?.());
   source.addEventListener("status", (event) => {
     const now = JSON.parse(event.data) as string;
-    status(now);
+    heard.status?.(now);
     if (now !== "running") source.close();
   });
   return () => source.close();

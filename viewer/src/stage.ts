@@ -1,8 +1,9 @@
-// Volumes and surfaces on a canvas; a second canvas above it for before/after, cut off by a slider.
+// Two panes one above the other: an image, and another one behind a slider or in the squares of a checkerboard.
 
-import { DRAG_MODE, Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from "@niivue/niivue";
-import { Layer, layerAddress } from "./api";
-import { h, short } from "./dom";
+import { NVImage, SLICE_TYPE } from "@niivue/niivue";
+import { Layer } from "./api";
+import { h } from "./dom";
+import { naturalView, Pane } from "./pane";
 
 export const VIEWS: Record<string, SLICE_TYPE> = {
   "slices and 3-D": SLICE_TYPE.MULTIPLANAR,
@@ -11,201 +12,209 @@ export const VIEWS: Record<string, SLICE_TYPE> = {
   sagittal: SLICE_TYPE.SAGITTAL,
   "3-D": SLICE_TYPE.RENDER,
 };
-const MAPS: Record<string, string> = { map: "viridis", labels: "random" };
+
+export type Mixing = "curtain" | "checkerboard";
+
 const IMAGE_KINDS = new Set(["method", "read-out", "baseline", "reference", "file"]);
 
 export const isImage = (layer: Layer): boolean => IMAGE_KINDS.has(layer.kind);
-export const isOverlay = (layer: Layer): boolean => layer.kind in MAPS;
-
-const middle = (volume: NVImage): [number, number, number] => {
-  const [i, j, k] = (volume.dimsRAS ?? [3, 1, 1, 1]).slice(1, 4).map((n) => Math.floor(n / 2));
-  return [i, j, k];
-};
-
-interface Location {
-  mm: Float32Array | number[];
-  values: { name: string; value: number }[];
-}
-
-/** The plane of an image of one slice, or all planes of a volume. */
-export function naturalView(volume: NVImage | undefined): SLICE_TYPE {
-  const thin = (volume?.dimsRAS ?? []).slice(1, 4).indexOf(1);
-  return [SLICE_TYPE.SAGITTAL, SLICE_TYPE.CORONAL, SLICE_TYPE.AXIAL][thin] ?? SLICE_TYPE.MULTIPLANAR;
-}
-
-export function instance(): Niivue {
-  return new Niivue({
-    backColor: [0.07, 0.08, 0.09, 1],
-    show3Dcrosshair: true,
-    isRadiologicalConvention: true,
-    isColorbar: false,
-    dragMode: DRAG_MODE.pan,
-    multiplanarShowRender: SHOW_RENDER.AUTO,
-    dragAndDropEnabled: false,
-    loadingText: "",
-    crosshairWidth: 0.6,
-    crosshairColor: [0.95, 0.6, 0.1, 0.9],
-    crosshairGap: 8,
-    textHeight: 0.03,
-    logLevel: "error",
-  });
-}
-
-/** One canvas with one image and overlays on it. */
-class Pane {
-  readonly canvas = h("canvas", { tabindex: 0, "aria-label": "image; arrow keys move, the wheel zooms" });
-  readonly nv = instance();
-  base: Layer | null = null;
-
-  async attach(): Promise<void> {
-    await this.nv.attachToCanvas(this.canvas);
-  }
-
-  async show(key: string, base: Layer | null, overlays: Layer[], surfaces: Layer[], window_: [number, number] | null) {
-    this.base = base;
-    const volumes = [...(base ? [base] : []), ...overlays].map((layer) => ({
-      url: layerAddress(key, layer),
-      name: layer.name.endsWith(".nii") ? layer.name : layer.name.replace(/(\.nii\.gz)?$/, ".nii.gz"),
-      colormap: MAPS[layer.kind] ?? "gray",
-      opacity: layer === base ? 1 : 0.45,
-      ...(layer === base && window_ ? { cal_min: window_[0], cal_max: window_[1] } : {}),
-    }));
-    await this.nv.loadVolumes(volumes);
-    await this.nv.loadMeshes(
-      surfaces.map((layer) => ({ url: layerAddress(key, layer), name: layer.name, rgba255: [220, 170, 90, 255] as never })),
-    );
-  }
-
-  window(low: number, high: number): void {
-    const volume = this.nv.volumes[0];
-    if (!volume) return;
-    volume.cal_min = low;
-    volume.cal_max = high;
-    this.nv.updateGLVolume();
-  }
-}
+export const isOverlay = (layer: Layer): boolean => layer.kind === "map" || layer.kind === "labels";
 
 export interface Look {
   base: Layer | null;
   against: Layer | null;
+  mixing: Mixing;
   overlays: Layer[];
   surfaces: Layer[];
   window: [number, number] | null;
+  opacity: number;
 }
 
 export class Stage {
   readonly element = h("div", { class: "stage" });
-  readonly readout = h("output", { class: "readout" }, "");
-  crosshair: [number, number, number] = [0, 0, 0];
+  readonly readout = h("output", { class: "readout", "aria-label": "position and values at the crosshair" }, "");
+  readonly legend = h("div", { class: "legends" });
+  /** Called when crosshair or zoom were moved here, not by another stage. */
   moved: () => void = () => {};
-  private readonly behind = new Pane();
-  private readonly front = new Pane();
+  /** Stages whose crosshair and zoom follow this one. */
+  tied: Stage[] = [];
+  private readonly behind: Pane;
+  private readonly front: Pane;
   private readonly slider = h("input", {
     type: "range",
     min: 0,
     max: 100,
     value: 50,
     class: "curtain",
-    "aria-label": "curtain between the two images",
-    input: () => this.curtain(),
+    input: () => this.mix(),
   });
   private readonly names = h("div", { class: "names" });
-  private look: Look = { base: null, against: null, overlays: [], surfaces: [], window: null };
+  private readonly said = h("p", { class: "said", role: "status" }, "");
+  private look: Look | null = null;
+  private first = true;
 
-  constructor(private readonly key: string) {
+  constructor(key: string) {
+    this.behind = new Pane(key);
+    this.front = new Pane(key);
     this.front.canvas.classList.add("front");
-    this.element.append(this.behind.canvas, this.front.canvas, this.slider, this.names);
+    this.front.canvas.hidden = this.slider.hidden = true;
+    this.element.append(this.behind.canvas, this.front.canvas, this.slider, this.names, this.said);
   }
 
   async start(): Promise<void> {
-    await this.behind.attach();
-    await this.front.attach();
-    this.behind.nv.broadcastTo([this.front.nv], { "2d": true, "3d": true });
-    this.front.nv.broadcastTo([this.behind.nv], { "2d": true, "3d": true });
-    for (const pane of [this.behind, this.front]) {
-      pane.nv.onLocationChange = (place: unknown) => this.located(place as Location);
-      pane.canvas.addEventListener("wheel", () => this.moved(), { passive: true });
-      pane.canvas.addEventListener("mouseup", () => this.moved());
-    }
-    this.curtain();
+    await this.attach(this.behind);
   }
 
-  get main(): Niivue {
-    return this.behind.nv;
+  /** A pane costs a second of making its shaders ready: the one in front waits until it is wanted. */
+  private async attach(pane: Pane): Promise<void> {
+    if (pane.attached) return;
+    pane.canvas.hidden = false; // a hidden canvas has no size
+    await pane.attach();
+    pane.nv.setSliceType(this.behind.nv.opts.sliceType);
+    pane.nv.onLocationChange = () => this.followed(pane);
+    pane.moved = () => {
+      this.followed(pane);
+      this.moved();
+    };
+  }
+
+  free(): void {
+    for (const pane of this.panes) pane.free();
+  }
+
+  get volume(): NVImage | undefined {
+    return this.behind.volume;
+  }
+
+  get crosshair(): [number, number, number] {
+    return this.behind.crosshair;
   }
 
   /** 1 shows everything; 2 half of it. */
   get zoom(): number {
-    const shown = this.look.against ? [this.behind, this.front] : [this.behind];
-    return Math.max(...shown.map((pane) => pane.nv.scene.pan2Dxyzmm[3]));
-  }
-
-  get volume(): NVImage | undefined {
-    return this.behind.nv.volumes[0];
+    return this.behind.zoom;
   }
 
   async show(look: Look): Promise<void> {
-    const before = this.look;
     this.look = look;
-    await this.behind.show(this.key, look.base, look.overlays, look.surfaces, look.window);
-    const volume = this.volume;
-    const window_: [number, number] | null =
-      look.window ?? (volume ? [volume.cal_min ?? 0, volume.cal_max ?? 1] : null);
-    if (look.against) await this.front.show(this.key, look.against, look.overlays, look.surfaces, window_);
-    else if (before.against) await this.front.show(this.key, null, [], [], null);
-    for (const element of [this.front.canvas, this.slider]) element.hidden = !look.against;
-    if (volume && before.base === null) {
-      this.slices(naturalView(volume));
-      const nv = this.behind.nv;
-      const mm = nv.frac2mm(nv.scene.crosshairPos);
-      const values = nv.volumes.map((v) => ({ name: v.name, value: v.getValue(...middle(v)) }));
-      this.located({ mm: [mm[0], mm[1], mm[2]], values });
+    this.said.textContent = "loading …";
+    try {
+      if (this.behind.waits([look.base, ...look.overlays].filter((layer) => layer !== null))) {
+        await this.behind.show(look.base, look.overlays, look.surfaces, look.opacity, true);
+        this.shown(look);
+        this.said.textContent = "a coarse first look; loading …";
+        await new Promise((resolve) => window.setTimeout(resolve, 50)); // it is drawn before the rest is unpacked
+      }
+      await this.behind.show(look.base, look.overlays, look.surfaces, look.opacity, false);
+      for (const element of [this.front.canvas, this.slider]) element.hidden = !look.against;
+      if (look.against) {
+        await this.attach(this.front);
+        await this.front.show(look.against, look.overlays, look.surfaces, look.opacity, false);
+      }
+      this.said.textContent = "";
+    } catch (error) {
+      this.said.textContent = error instanceof Error ? error.message : String(error);
+      return;
     }
-    this.curtain();
+    this.shown(look);
+  }
+
+  /** What follows when images have arrived. */
+  private shown(look: Look): void {
+    const volume = this.volume;
+    if (volume) this.window(...(look.window ?? ([volume.cal_min ?? 0, volume.cal_max ?? 1] as [number, number])));
+    if (this.first && volume) this.slices(naturalView(volume));
+    this.first = false;
+    if (look.against) this.front.follow(this.behind);
+    this.legend.replaceChildren(...this.behind.legends());
+    this.mix();
+    this.read();
   }
 
   window(low: number, high: number): void {
-    this.look.window = [low, high];
-    this.behind.window(low, high);
-    if (this.look.against) this.front.window(low, high);
+    if (this.look) this.look.window = [low, high];
+    for (const pane of this.seen) pane.window(low, high);
   }
 
   slices(type: SLICE_TYPE): void {
-    for (const pane of [this.behind, this.front]) pane.nv.setSliceType(type);
+    for (const pane of this.panes) pane.nv.setSliceType(type);
   }
 
   opacity(value: number): void {
-    for (const pane of [this.behind, this.front]) {
-      for (let k = 1; k < pane.nv.volumes.length; k++) pane.nv.setOpacity(k, value);
+    if (this.look) this.look.opacity = value;
+    for (const pane of this.seen) {
+      for (let k = this.look?.base ? 1 : 0; k < pane.nv.volumes.length; k++) pane.nv.setOpacity(k, value);
     }
   }
 
   interpolation(nearest: boolean): void {
-    for (const pane of [this.behind, this.front]) pane.nv.setInterpolation(nearest);
+    for (const pane of this.panes) pane.nv.setInterpolation(nearest);
+  }
+
+  zoomBy(factor: number): void {
+    this.behind.zoomBy(factor);
   }
 
   frame(index: number): void {
-    for (const pane of [this.behind, this.front]) {
+    for (const pane of this.seen) {
       for (const volume of pane.nv.volumes) {
         if ((volume.nFrame4D ?? 1) > 1) pane.nv.setFrame4D(volume.id, index);
       }
     }
+    this.read();
   }
 
-  private curtain(): void {
+  /** Takes crosshair and zoom of another stage. */
+  follow(other: Stage): void {
+    for (const pane of this.seen) {
+      pane.follow(other.behind);
+      pane.thin();
+    }
+    this.read();
+  }
+
+  private get panes(): Pane[] {
+    return [this.behind, this.front].filter((pane) => pane.attached);
+  }
+
+  private get seen(): Pane[] {
+    return this.look?.against && this.front.attached ? [this.behind, this.front] : [this.behind];
+  }
+
+  private followed(pane: Pane): void {
+    for (const other of this.seen) if (other !== pane) other.follow(pane);
+    for (const stage of this.tied) stage.follow(this);
+    for (const shown of this.seen) shown.thin();
+    this.read();
+  }
+
+  /** How much of the image in front is seen, and where. */
+  private mix(): void {
+    const look = this.look;
     const at = Number(this.slider.value);
-    this.front.canvas.style.clipPath = `inset(0 0 0 ${at}%)`;
-    const { base, against } = this.look;
+    const squares = look?.mixing === "checkerboard";
+    this.slider.setAttribute("aria-label", squares ? "size of the checkerboard's squares" : "curtain between the two images");
+    this.slider.setAttribute("aria-valuetext", squares ? `${this.side(at)} pixels` : `${at} percent`);
+    const style = this.front.canvas.style;
+    style.clipPath = squares ? "" : `inset(0 0 0 ${at}%)`;
+    const side = 2 * this.side(at);
+    style.maskImage = squares ? "repeating-conic-gradient(#000 0 25%, transparent 0 50%)" : "";
+    style.maskSize = squares ? `${side}px ${side}px` : "";
+    const [left, right] = squares ? ["◰", "◳"] : ["◀", "▶"];
     this.names.replaceChildren(
-      ...(against ? [h("span", {}, `◀ ${base?.label ?? ""}`), h("span", {}, `${against.label} ▶`)] : []),
+      ...(look?.against
+        ? [h("span", {}, `${left} ${look.base?.label ?? ""}`), h("span", {}, `${look.against.label} ${right}`)]
+        : []),
     );
   }
 
-  private located(place: Location): void {
-    this.crosshair = [place.mm[0], place.mm[1], place.mm[2]];
-    const unit = this.look.base?.unit ?? "";
-    const values = place.values.map((v) => short(v.value)).join(" · ");
+  private side(at: number): number {
+    return Math.round(8 + 1.6 * at);
+  }
+
+  private read(): void {
     const mm = this.crosshair.map((v) => v.toFixed(1).replace("-", "−")).join(", ");
-    this.readout.textContent = `${mm} mm (RAS)   ${values} ${unit}`;
+    const values = this.seen.flatMap((pane, k) => (k === 0 ? pane.values() : pane.values().slice(0, 1)));
+    this.readout.textContent = [`${mm} mm (RAS+)`, ...values].join("   ");
   }
 }

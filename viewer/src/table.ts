@@ -16,7 +16,7 @@ export function numbers(table: NonNullable<Facts["table"]>): HTMLElement {
     h("th", { scope: "col" }, ""),
     ...table.columns.map((column) => {
       const arrow = column.better === "higher" ? " ↑" : column.better === "lower" ? " ↓" : "";
-      const label = column.label + (column.unit ? ` (${column.unit})` : "") + arrow;
+      const label = column.label + (column.unit && column.unit !== "1" ? ` (${column.unit})` : "") + arrow;
       return h("th", { scope: "col", title: column.note ?? "" }, label);
     }),
   );

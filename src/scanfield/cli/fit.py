@@ -70,7 +70,7 @@ def fit(
     if not (how.quiet or how.as_json):
         print(_announce(request, described, run), flush=True)
     how_to_resume = f"continue with: scanfield {request.program} --resume {shlex.quote(str(folder))}"
-    with watched(folder, run.stop, view=how.view):
+    with watched(run, view=how.view):
         with nothing_left_of(folder, new), _saying(how_to_resume, folder), stop_on_interrupt(run.stop), display:
             outcome = start()
         if how.as_json:

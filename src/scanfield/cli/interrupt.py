@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop after its current step, the second ends the program."""
+"""Ctrl-C and SIGTERM: the first asks the run to stop after its current step, the second ends the program.
+
+The second of its kind, that is: on Ctrl-C `torchrun` also sends SIGTERM to its processes, which asks for nothing more.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,14 @@ from types import FrameType
 
 @contextmanager
 def stop_on_interrupt(stop: threading.Event) -> Iterator[None]:
-    """Sets `stop` on the first signal; a second one raises KeyboardInterrupt. Old handlers return at the end."""
+    """Sets `stop` on the first signal; a second one of its kind raises KeyboardInterrupt. Old handlers return at the
+    end."""
+    asked: set[int] = set()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        if number in asked:
             raise KeyboardInterrupt
+        asked.add(number)
         stop.set()
         print("\nstopping: writing what there is (once more to end at once)", file=sys.stderr, flush=True)
 

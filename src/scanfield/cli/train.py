@@ -8,13 +8,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scanfield.cli.method_flags import add_how, parse, resumed, resumes
 from scanfield.cli.parser import Parser, one_of
 from scanfield.cli.request import TrainRequest
 from scanfield.errors import InputError
 from scanfield.methods.config import PRESETS
+
+if TYPE_CHECKING:
+    from scanfield.run import Run
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,9 +35,10 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("the method comes first", fix="scanfield train METHOD --cohort COHORT.csv -o MODEL")
     args, config = parse(parser, arguments, method=arguments[0])
     cohort = str(Path(args.cohort).resolve())
+    labels = None if args.labels is None else str(Path(args.labels).resolve())
     request = TrainRequest(
         command=shlex.join(["scanfield", *argv]),
-        inputs=[cohort],
+        inputs=[cohort] if labels is None else [cohort, labels],
         method=args.method,
         preset=args.preset,
         seed=args.seed,
@@ -43,36 +47,49 @@ def main(argv: Sequence[str]) -> int:
         backend=args.backend,
         cohort=cohort,
         licence=args.licence,
+        labels=labels,
     )
     return _train(request, config, Path(args.output), args, force=args.force, resume=False)
 
 
 def _train(request: TrainRequest, config: Any, folder: Path, args: Any, *, force: bool, resume: bool) -> int:
+    from scanfield.fitting.parallel import joined
+    from scanfield.kernels.backend import backend_for
+    from scanfield.run import Run, choose_device
+
+    device = choose_device(request.device)
+    backend_for(device, request.backend)  # one that cannot run is refused before anything is written
+    with joined(device) as workers:
+        run = Run(folder, device, request.seed, resume, force, backend=request.backend, workers=workers)
+        if not run.writes:  # of several processes one talks
+            args.quiet, args.json, args.view = True, False, False
+        return _trained(request, config, run, args)
+
+
+def _trained(request: TrainRequest, config: Any, run: Run, args: Any) -> int:
     from scanfield.cli.fit import PRESET_NOTES, nothing_left_of
     from scanfield.cli.interrupt import stop_on_interrupt
     from scanfield.cli.progress import progress
     from scanfield.cli.request import read_run
     from scanfield.cli.watch import watched
     from scanfield.data.cohort import SPLITS, read_cohort
-    from scanfield.kernels.backend import backend_for
-    from scanfield.run import Run, choose_device
     from scanfield.tasks.model import FILE
     from scanfield.tasks.training import check_same_cohort, train
 
-    display = progress(quiet=args.quiet)
-    device = choose_device(request.device)
-    backend_for(device, request.backend)  # one that cannot run is refused before anything is written
-    run = Run(folder, device, request.seed, resume, force, observers=(display,), backend=request.backend)
-    cohort = read_cohort(request.cohort)
-    if resume:
+    folder, display = run.folder, progress(quiet=args.quiet)
+    assert folder is not None
+    run.observers = (display,) if run.writes else ()
+    cohort = read_cohort(request.cohort, labels=None if request.labels is None else Path(request.labels))
+    if run.resume:
         check_same_cohort(cohort, read_run(folder).get("cohort", []), str(folder))
     if not (args.quiet or args.json):
         people = ", ".join(f"{len(cohort.part(s))} {s} ({cohort.subjects(s)} subjects)" for s in SPLITS)
         print(f"{request.method}\n  images    {people}", flush=True)
         note = PRESET_NOTES[request.preset]
-        print(f"  settings  preset {request.preset}{note}; seed {run.seed}; {device}", flush=True)
-    new = not folder.exists()
-    watching = watched(folder, run.stop, view=args.view)
+        several = f" in {run.workers.count} processes" if run.workers.count > 1 else ""
+        print(f"  settings  preset {request.preset}{note}; seed {run.seed}; {run.device}{several}", flush=True)
+    new = run.writes and not folder.exists()
+    watching = watched(run, view=args.view)
     with nothing_left_of(folder, new), watching, stop_on_interrupt(run.stop), display:
         model = train(
             cohort,
@@ -94,6 +111,8 @@ def _train(request: TrainRequest, config: Any, folder: Path, args: Any, *, force
         "notes": run.notes,
         "timings": run.timings,
     }
+    if not run.writes:
+        return 1 if run.stop.is_set() else 0
     if args.json:
         print(json.dumps(facts))
     elif not args.quiet:
@@ -120,7 +139,13 @@ def _parser() -> Parser:
     )
     parser.add_argument("method", metavar="METHOD", help="a method that is trained")
     parser.add_argument(
-        "--cohort", metavar="COHORT.csv", required=True, help="table of images: columns path, subject, split"
+        "--cohort", metavar="COHORT.csv", required=True, help="table of images: columns path, subject, split, label"
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="TABLE.csv",
+        help="what the values of the label maps mean: columns value, name; value 0 is the background (default: the "
+        "values found)",
     )
     parser.add_argument("-o", "--output", metavar="MODEL", required=True, help="folder for the model")
     parser.add_argument("--force", action="store_true", help="replace a run that is in the folder")

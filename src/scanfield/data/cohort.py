@@ -5,9 +5,10 @@ A CSV file with a header line and the columns
     path      the image, relative to the table's folder
     subject   whom it shows: all images of a person belong to one split
     split     'train', 'validation' or 'test'
+    label     optional: the image's label map, relative to the table's folder
 
-Whatever else the table holds is kept with its row. Images are recognised by their SHA-256: the same image in two
-splits is leakage under any name. They are read when they are asked for, and the last ones are kept.
+Whatever else the table holds is kept with its row. Files are recognised by their SHA-256: the same image or the same
+label map in two splits is leakage under any name. They are read when they are asked for, and the last ones are kept.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Generic, Literal, TypeVar, get_args
 
 from scanfield.data.files import checksum
 from scanfield.data.guard import existing_file
+from scanfield.data.labels import LabelTable, read_label_table
 from scanfield.data.nifti import read_nifti
 from scanfield.data.scan import Scan
 from scanfield.errors import InputError, nearest
@@ -28,6 +30,7 @@ from scanfield.errors import InputError, nearest
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 REQUIRED = ("path", "subject", "split")
+LABEL = "label"
 T = TypeVar("T")
 
 
@@ -40,6 +43,8 @@ class Member:
         subject: whom it shows.
         split: what it is for.
         sha256: of the image's file.
+        label: path of its label map, if it has one.
+        label_sha256: of the label map's file; '' without one.
         more: further columns of the table by name.
     """
 
@@ -47,64 +52,95 @@ class Member:
     subject: str
     split: Split
     sha256: str
+    label: Path | None = None
+    label_sha256: str = ""
     more: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Images of several people, none of them in two splits. `source` is the table they are listed in."""
+    """Images of several people, none of them in two splits.
+
+    Args:
+        source: the table they are listed in.
+        labels: what the numbers of their label maps mean, where that was stated (see `data.labelled.label_table`).
+    """
 
     members: tuple[Member, ...]
     source: str = ""
+    labels: LabelTable | None = None
 
     def part(self, split: Split) -> tuple[Member, ...]:
         """The members of a split, in the order of the table."""
         return tuple(member for member in self.members if member.split == split)
 
     def record(self) -> list[dict[str, str]]:
-        """What a model keeps of its cohort: SHA-256 and split of every image, and neither names nor paths."""
-        return [{"sha256": member.sha256, "split": member.split} for member in self.members]
+        """What a model keeps of its cohort: SHA-256 and split of every image, and of its label map where it has one;
+        neither names nor paths."""
+        return [
+            {"sha256": member.sha256, "split": member.split}
+            | ({"label_sha256": member.label_sha256} if member.label_sha256 else {})
+            for member in self.members
+        ]
 
     def subjects(self, split: Split) -> int:
         """How many people a split shows."""
         return len({member.subject for member in self.part(split)})
 
 
-class Images(Sequence[T], Generic[T]):
-    """The images of some members, each read and prepared when it is asked for.
+class Recent(Sequence[T], Generic[T]):
+    """Things that are made when they are asked for.
 
     Args:
-        members: whose images.
-        prepare: what becomes of an image before it is kept.
-        keep: how many prepared images stay in memory; the one that was not used for longest goes.
+        count: how many there are.
+        make: index -> thing.
+        keep: how many stay in memory; the one that was not used for longest goes.
     """
 
-    def __init__(self, members: Sequence[Member], prepare: Callable[[Scan], T], *, keep: int = 64) -> None:
+    def __init__(self, count: int, make: Callable[[int], T], *, keep: int = 64) -> None:
         if keep < 1:
             raise ValueError(f"at least one image is kept, got {keep}")
-        self.members, self.prepare, self.keep = tuple(members), prepare, keep
+        self.make, self.keep = make, keep
+        self._places = range(count)
         self._kept: OrderedDict[int, T] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self.members)
+        return len(self._places)
 
     def __getitem__(self, index: int) -> T:  # type: ignore[override]  # no slices: they would read everything
-        place = range(len(self.members))[index]
+        place = self._places[index]
         if place not in self._kept:
-            self._kept[place] = self.prepare(read_nifti(self.members[place].path))
+            self._kept[place] = self.make(place)
             if len(self._kept) > self.keep:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(place)
         return self._kept[place]
 
 
-def read_cohort(path: str | Path) -> Cohort:
-    """The cohort in a table. Reads every image's bytes once, for its checksum, and no voxels.
+class Images(Recent[T]):
+    """The images of some members, each read and prepared when it is asked for.
+
+    Args:
+        members: whose images.
+        prepare: what becomes of an image before it is kept.
+        keep: how many prepared images stay in memory.
+    """
+
+    def __init__(self, members: Sequence[Member], prepare: Callable[[Scan], T], *, keep: int = 64) -> None:
+        self.members = tuple(members)
+        super().__init__(len(self.members), lambda k: prepare(read_nifti(self.members[k].path)), keep=keep)
+
+
+def read_cohort(path: str | Path, *, labels: Path | None = None) -> Cohort:
+    """The cohort in a table. Reads every file's bytes once, for its checksum.
+
+    Args:
+        labels: the table of what the label maps' numbers mean (`data.labels.read_label_table`).
 
     Raises:
-        InputError: the table cannot be read, lacks a column or a value, or names a split that does not exist; an image
-            is missing or listed twice; a person or an image is in two splits; only one person is there, or nobody to
-            learn from.
+        InputError: the table cannot be read, lacks a column or a value, or names a split that does not exist; a file
+            is missing; an image is listed twice; a person, an image or a label map is in two splits; only one person
+            is there, or nobody to learn from; the table of labels is none.
     """
     path = existing_file(path)
     try:
@@ -123,7 +159,9 @@ def read_cohort(path: str | Path) -> Cohort:
     if not rows:
         raise InputError("the table lists no images", where=str(path))
     cohort = Cohort(
-        tuple(_member(row, f"{path}: row {number}", path.parent) for number, row in enumerate(rows, 1)), str(path)
+        tuple(_member(row, f"{path}: row {number}", path.parent) for number, row in enumerate(rows, 1)),
+        str(path),
+        None if labels is None else read_label_table(labels),
     )
     _check(cohort)
     return cohort
@@ -139,22 +177,32 @@ def _member(row: dict[str | None, str | list[str] | None], where: str, folder: P
     split = values["split"]
     for known in SPLITS:
         if split == known:
-            image = folder / values["path"]
-            if not image.is_file():
-                raise InputError(f"there is no image '{values['path']}'", where=where, fix=f"expected at {image}")
-            more = {name: value for name, value in values.items() if name not in REQUIRED}
-            return Member(image, values["subject"], known, checksum(image), more)
+            image = _file(folder, values["path"], "image", where)
+            label = _file(folder, values[LABEL], "label map", where) if values.get(LABEL) else None
+            more = {name: value for name, value in values.items() if name not in (*REQUIRED, LABEL)}
+            digest = "" if label is None else checksum(label)
+            return Member(image, values["subject"], known, checksum(image), label, digest, more)
     raise InputError(f"unknown split '{split}'{nearest(split, SPLITS)}", where=where, fix=f"use {', '.join(SPLITS)}")
+
+
+def _file(folder: Path, name: str, what: str, where: str) -> Path:
+    found = folder / name
+    if not found.is_file():
+        raise InputError(f"there is no {what} '{name}'", where=where, fix=f"expected at {found}")
+    return found
 
 
 def _check(cohort: Cohort) -> None:
     images: dict[str, Member] = {}
+    labels: dict[str, Member] = {}
     people: dict[str, Member] = {}
     for member in cohort.members:
         twin = images.setdefault(member.sha256, member)
         if twin is not member:
             two = f"'{twin.path.name}' ({twin.split}) and '{member.path.name}' ({member.split})"
             raise InputError(f"the same image is listed twice: {two}", where=cohort.source, fix="list every image once")
+        if member.label is not None:
+            _check_label(member, labels.setdefault(member.label_sha256, member), cohort.source)
         other = people.setdefault(member.subject, member)
         if other.split != member.split:
             raise InputError(
@@ -170,3 +218,13 @@ def _check(cohort: Cohort) -> None:
         )
     if not cohort.part("train"):
         raise InputError("no image is in the split 'train'", where=cohort.source)
+
+
+def _check_label(member: Member, twin: Member, where: str) -> None:
+    """Several images of a person may share a label map; maps without any label are equal and tell nothing."""
+    assert member.label is not None and twin.label is not None
+    if twin.split != member.split and bool(read_nifti(member.label, channels=True).values.any()):
+        two = f"'{twin.label.name}' ({twin.split}) and '{member.label.name}' ({member.split})"
+        raise InputError(
+            f"the same label map is in two splits: {two}", where=where, fix="put what shows the same into one split"
+        )

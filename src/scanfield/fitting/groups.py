@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from scanfield.fitting.schedules import Schedule, constant
 from scanfield.kernels.adam import VisitedAdam
+from scanfield.run import ALONE, Workers
 
 OptimiserFactory = Callable[[Sequence[nn.Parameter], float], Optimizer]
 
@@ -76,7 +77,7 @@ class ParameterGroup:
 class Step:
     """One optimisation step over several groups; methods that alternate or nest loops call it directly."""
 
-    def __init__(self, groups: Sequence[ParameterGroup], clip_norm: float | None) -> None:
+    def __init__(self, groups: Sequence[ParameterGroup], clip_norm: float | None, workers: Workers) -> None:
         names = [group.name for group in groups]
         if len(set(names)) != len(names):
             raise ValueError(f"parameter groups need distinct names, got {names}")
@@ -84,7 +85,7 @@ class Step:
         if len(set(owned)) != len(owned):
             raise ValueError("a parameter belongs to two groups (or twice to one): it would be stepped twice")
         self.groups = list(groups)
-        self.clip_norm = clip_norm
+        self.clip_norm, self.workers = clip_norm, workers
         self.optimisers = [group.optimiser(group.parameters, group.learning_rate) for group in groups]
 
     @property
@@ -96,6 +97,7 @@ class Step:
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.workers.average(self.parameters)
         active = [k for k, group in enumerate(self.groups) if group.active(step)]
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_([p for k in active for p in self.groups[k].parameters], self.clip_norm)
@@ -106,6 +108,10 @@ class Step:
             self.optimisers[k].step()
 
 
-def make_step(groups: Sequence[ParameterGroup], clip_norm: float | None = None) -> Step:
-    """A step function over `groups`, for methods whose procedure is not one loop."""
-    return Step(groups, clip_norm)
+def make_step(groups: Sequence[ParameterGroup], clip_norm: float | None = None, workers: Workers = ALONE) -> Step:
+    """A step function over `groups`, for methods whose procedure is not one loop.
+
+    Args:
+        workers: whose gradients are averaged before the step; those of a run are `run.workers`.
+    """
+    return Step(groups, clip_norm, workers)

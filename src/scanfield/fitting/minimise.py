@@ -1,8 +1,8 @@
 """The one optimisation loop: it receives its parts and returns what happened.
 
 Per step: draw a batch, evaluate the named loss terms, add them with their weights, update the parameter groups. Between
-steps: log, check held-out data, average weights, write a checkpoint from which the fit continues bit for bit (CPU,
-same number of threads), stop when asked.
+steps: log, check held-out data, let a preview look, average weights, write a checkpoint from which the fit continues
+bit for bit (CPU, same number of threads), stop when asked.
 """
 
 from __future__ import annotations
@@ -78,23 +78,29 @@ def minimise(
         weights: factor of a term, or a function of the step; 1 where not given.
         held_out: error on data the loss never sees (smaller is better).
 
+    Several processes average their gradients before every step, and the loss and the held-out error that are logged.
+
     Returns:
         The log; with `run.resume` and a finished checkpoint of this stage, immediately.
 
     Raises:
-        ScanfieldError: the loss became NaN or infinite.
+        ScanfieldError: the loss became NaN or infinite; of several processes (`run.workers`), some cannot read what is
+            to be continued.
     """
     if held_out is None and (config.patience or config.keep_best):
         raise ValueError("patience and keep_best need held-out data to judge by")
     stage, weights = run.part + stage, dict(weights or {})
-    step = make_step(groups, config.clip_norm)
+    workers, step = run.workers, make_step(groups, config.clip_norm, run.workers)
     now = Stage(step, FitLog(stage))
     if config.ema_decay:
         now.average = [p.detach().clone() for p in step.parameters]
     path = None if run.folder is None else run.folder / "state" / f"{stage}.safetensors"
+    kept = path if run.writes else None
     if path is not None and run.resume:
         if path.is_file():
             now.restore(path, run)
+        if workers.any(workers.means([now.log.steps]) != [now.log.steps]):
+            raise ScanfieldError(f"the processes do not see the same checkpoint of stage '{stage}': share the folder")
         run.rewrite_log(stage, now.log.history)
         if now.log.stopped != "running":
             return now.log
@@ -104,46 +110,48 @@ def minimise(
     before, start = log.seconds, time.perf_counter()
     saved = start
 
-    while log.steps < config.steps and not run.stop.is_set():
+    while log.steps < config.steps and not run.stopped():
         terms = loss(log.steps, batches(log.steps))
         total = _weighted(terms, weights, log.steps)
-        if not math.isfinite(float(total.detach())):
+        value, *values = workers.means([float(part.detach()) for part in (total, *terms.values())])
+        if not math.isfinite(value):
             raise ScanfieldError(
-                f"the fit diverged in stage '{stage}' at step {log.steps}: the loss is {float(total.detach())}; "
-                "lower the learning rate"
+                f"the fit diverged in stage '{stage}' at step {log.steps}: the loss is {value}; lower the learning rate"
             )
         step(total, log.steps, config.steps)
         for mean, parameter in zip(now.average, step.parameters, strict=bool(now.average)):
             mean.lerp_(parameter.detach(), 1 - config.ema_decay)
         log.steps += 1
         now.summed += 1
-        for name, term in terms.items():
-            now.sums[name] = now.sums.get(name, 0.0) + float(term.detach())
+        for name, term in zip(terms, values, strict=True):
+            now.sums[name] = now.sums.get(name, 0.0) + term
         log.seconds = before + time.perf_counter() - start
 
         due = config.check_every > 0 and log.steps % config.check_every == 0
         last = log.steps == config.steps
-        held = _check(now, held_out, config.keep_best) if held_out is not None and (due or last) else None
+        held = _check(now, held_out, config.keep_best, run) if held_out is not None and (due or last) else None
         if held is not None and due:
             bad_checks = 0 if log.best_step == log.steps else bad_checks + 1
         if log.steps % every == 0 or held is not None or last:
             _log_line(now, config.steps, held, run)
+        if run.preview is not None:
+            run.preview.look(stage, log.steps, now.in_place)
         if config.patience and bad_checks >= config.patience:
             log.stopped = "held-out"
             break
-        if path is not None and time.perf_counter() - saved > config.checkpoint_every_s:
-            now.save(path, run)
+        if kept is not None and time.perf_counter() - saved > config.checkpoint_every_s:
+            now.save(kept, run)
             saved = time.perf_counter()
 
     interrupted = log.stopped == "running" and log.steps < config.steps
-    if interrupted and path is not None and log.steps > 0:
+    if interrupted and kept is not None and log.steps > 0:
         # A stage that never began leaves no checkpoint: an earlier one will still move the shared generators.
-        now.save(path, run)
+        now.save(kept, run)
     if log.stopped == "running":
         log.stopped = "interrupted" if interrupted else "steps"
     copy_into(step.parameters, now.best if config.keep_best and now.best else now.average)
-    if path is not None and not interrupted:
-        now.save(path, run)
+    if kept is not None and not interrupted:
+        now.save(kept, run)
     return log
 
 
@@ -158,10 +166,10 @@ def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], step: 
     return total
 
 
-def _check(now: Stage, held_out: Callable[[], float], keep_best: bool) -> float:
+def _check(now: Stage, held_out: Callable[[], float], keep_best: bool, run: Run) -> float:
     """The held-out error; remembers the best one, and its parameters where they are to be kept."""
     with now.in_place(), torch.no_grad():
-        value = held_out()
+        (value,) = run.workers.means([held_out()])
     log = now.log
     if math.isfinite(value) and (log.best_held_out is None or value < log.best_held_out):
         log.best_held_out, log.best_step = value, log.steps

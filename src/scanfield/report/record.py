@@ -28,7 +28,7 @@ from scanfield.report.views import View, views
 from scanfield.space.grid import Grid
 
 SCHEMA = 1
-KINDS = ("reference", "method", "read-out", "baseline")  # the order of pictures
+KINDS = ("reference", "method", "read-out", "baseline", "class")  # the order of pictures; classes are rows alone
 RERUN = "continue the run with --resume RUN, or repeat it"
 
 
@@ -185,7 +185,7 @@ def read_record(folder: Path) -> Record:
         views=planes,
         grid=grid,
         pictures=tuple(sorted(pictures, key=lambda picture: KINDS.index(picture.kind))),
-        projections=_projections(folder, facts.get("measurements"), where),
+        projections=read_projections(folder, facts.get("measurements")),
         events=_events(folder / "log.jsonl"),
         deformation=_deformation(folder, facts.get("deformation"), where, pictures, grid, planes),
     )
@@ -269,8 +269,12 @@ def _table(value: Any, where: str) -> tuple[tuple[Column, ...], tuple[Row, ...]]
     return tuple(columns), tuple(rows)
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """The path of a file that run.json names; it may not leave the folder."""
+def file_inside(folder: Path, name: str) -> Path:
+    """The path of a file that run.json names.
+
+    Raises:
+        InputError: it leaves the folder, or is missing.
+    """
     if name in ("", ".", "..") or PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
         raise InputError(f"run.json names a file outside the RUN folder: '{name}'", where=str(folder))
     path = folder / name
@@ -281,7 +285,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _volume(folder: Path, name: str) -> tuple[np.ndarray, Grid]:
     """Voxels (n0, n1, n2) of an image and where they are; of several channels the first."""
-    scan = read_nifti(_inside(folder, name), channels=True)
+    scan = read_nifti(file_inside(folder, name), channels=True)
     return scan.values.reshape(*scan.grid.shape, -1)[..., 0].numpy(), scan.grid
 
 
@@ -297,7 +301,7 @@ def _deformation(
     if unknown:
         raise InputError(f"'deformation' names images that do not exist: {sorted(unknown)}", where=where, fix=RERUN)
     determinant, own = _volume(folder, _text(value, "determinant", where))
-    displacement, other = read_displacement(_inside(folder, _text(value, "displacement", where)))
+    displacement, other = read_displacement(file_inside(folder, _text(value, "displacement", where)))
     for found, name in ((own, "determinant"), (other, "displacement")):
         found.check_same(grid, mine=name, theirs=f"image '{pictures[0].name}'", fix=RERUN)
     unit = grid.affine[:3, :3] / np.asarray(grid.spacing_mm)
@@ -312,12 +316,21 @@ def _deformation(
     return Deformation(fixed, before, after, determinants, tuple(cuts))
 
 
-def _projections(folder: Path, value: Any, where: str) -> Projections | None:
+def read_projections(folder: Path, value: Any) -> Projections | None:
+    """Measured and predicted projections of a RUN folder.
+
+    Args:
+        value: what run.json says under 'measurements'.
+
+    Raises:
+        InputError: as for `read_record`.
+    """
+    where = str(folder / "run.json")
     if value is None:
         return None
     if not isinstance(value, dict):
         raise InputError("'measurements' must be an object or null", where=where, fix=RERUN)
-    path = _inside(folder, _text(value, "file", where))
+    path = file_inside(folder, _text(value, "file", where))
     try:
         with np.load(path, allow_pickle=False) as file:
             measured, predicted, angles = (np.asarray(file[k]) for k in ("measured", "predicted", "angles_deg"))

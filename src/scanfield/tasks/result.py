@@ -84,6 +84,20 @@ def render_field(result: Reconstruction, grid: Grid) -> Tensor:
     return read_out(result.field, grid, domain=result.spec.domain, device=device)
 
 
+def show_field(field: nn.Module, spec: Spec, run: Run, *, unit: str | None = None) -> None:
+    """Lets whoever watches the run see a field while it is fitted (`Run.show`).
+
+    Args:
+        field: on the run's device, world points (n, 3) -> (n, c); of several channels the first is shown.
+        unit: of its values, where it is not the spec's.
+    """
+    run.show(
+        lambda grid: read_out(field, grid, domain=spec.domain, device=run.device),
+        spec.grid,
+        spec.unit if unit is None else unit,
+    )
+
+
 class Bounded(TorchFunctionMode):
     """Stops a `build` that makes far more numbers than the file holds: an altered header may announce any width.
 

@@ -6,10 +6,13 @@ from. Models carry no names and no paths: of the images they keep the SHA-256.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from scanfield.data.cohort import SPLITS, Cohort
+from scanfield.data.labelled import check_labelled
 from scanfield.data.scan import Scan
+from scanfield.data.sequences import check_sequences
 from scanfield.errors import InputError
 from scanfield.methods import api
 from scanfield.methods.config import to_json
@@ -18,6 +21,12 @@ from scanfield.tasks.folder import begin, facts_of, write_record
 from scanfield.tasks.model import FILE, Model
 
 NOT_STATED = "not stated"
+LABELLED = "labelled-image"
+CHECKS: dict[str, Callable[[Cohort], None]] = {  # what a cohort must hold, by the kind of data a method accepts
+    Scan.kind: lambda cohort: None,
+    LABELLED: check_labelled,
+    "mask-sequence": check_sequences,
+}
 
 
 @on_the_run_s_backend
@@ -44,8 +53,7 @@ def train(
         The model; of an interrupted training, as far as it came.
 
     Raises:
-        InputError: the method is fitted to every image by itself; the cohort does not suit it, or is not the one that
-            the run was started with.
+        InputError: the method is fitted to every image by itself; the cohort does not suit it.
     """
     module = api.load(method)
     if "train" not in vars(module):
@@ -54,21 +62,38 @@ def train(
             f"method '{method}' is fitted to every image by itself: there is nothing to train",
             fix=f"methods that are trained: {', '.join(others) or 'none yet'}",
         )
-    api.check_accepts(method, Scan.kind)
+    check_cohort(method, cohort)
     facts = facts_of(run, method, preset, to_json(config), request or {})
     facts |= {"program": "train", "licence": licence, "cohort": cohort.record()}
     facts["subjects"] = {split: cohort.subjects(split) for split in SPLITS}
-    begin(run, facts)
+    facts["processes"] = run.workers.count
+    if run.writes:
+        begin(run, facts)
     with run.timed("train"):
         model: Model = module.train(config, cohort, run)
+    if run.workers.count > 1 and not run.workers.shared:
+        run.warn(
+            f"Method '{method}' does not share its batches: all {run.workers.count} processes computed the same, "
+            "and one would have taken as long."
+        )
     model.licence = licence
     model.provenance = {"scanfield": facts["versions"]["scanfield"], "created": facts["created"], "seed": run.seed}
-    if run.folder is not None:
+    if run.folder is not None and run.writes:
         model.save(run.folder / FILE)
         status = "interrupted" if run.stop.is_set() else "complete"
         facts |= {"status": status, "timings": run.timings, "warnings": run.warnings, "notes": run.notes}
         write_record(run.folder, facts | {"model": model.key})
     return model
+
+
+def check_cohort(method: str, cohort: Cohort) -> None:
+    """Raises `InputError` if a cohort lacks what a method learns from, such as label maps; reads what it has to."""
+    kinds = [kind for kind in api.card(method).accepts if kind in CHECKS]
+    if not kinds:
+        api.check_accepts(method, Scan.kind)
+    if cohort.labels is not None and kinds[0] != LABELLED:
+        raise InputError(f"method '{method}' does not learn from label maps: it takes no table of labels")
+    CHECKS[kinds[0]](cohort)
 
 
 def check_same_cohort(cohort: Cohort, started: list[dict[str, str]], where: str) -> None:

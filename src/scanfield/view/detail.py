@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import gzip
-from collections import OrderedDict
-from pathlib import Path
 
 import nibabel
 import numpy as np
 
 from scanfield.errors import InputError
-from scanfield.shortcuts import open_result
 from scanfield.space.grid import Grid
-from scanfield.tasks.result import Reconstruction
+from scanfield.view.sources import Source
 
 MOST_PER_AXIS = 512  # of a slice
 MOST_VOXELS = 128**3  # rendering takes seconds, not minutes, and a few tens of megabytes
-KEPT = 2  # fields in memory
+LEAST_VOXELS = 32**3
+AFFORDABLE_S = 3.0  # of rendering; a slow field gets fewer voxels
+OVERVIEW_VOXELS = 80**3  # of everything there is, from which one zooms in
 
 
-def box_grid(grid: Grid, centre_mm: np.ndarray, size_mm: float, per_axis: int) -> Grid:
+def box_grid(grid: Grid, centre_mm: np.ndarray, size_mm: float, per_axis: int, most_voxels: int = MOST_VOXELS) -> Grid:
     """The part of a grid's box within a cube around a point, on a grid of its own along the same axes.
 
     Args:
         centre_mm: (3,), world.
         size_mm: edge of the cube; what of it leaves the grid's box is cut off.
-        per_axis: voxels along the longest edge; fewer where `MOST_VOXELS` would be exceeded. Axes of one voxel keep it.
+        per_axis: voxels along the longest edge; fewer where `most_voxels` would be exceeded. Axes of one voxel keep it.
 
     Raises:
         InputError: the cube is outside, or no positive finite size.
@@ -45,7 +44,7 @@ def box_grid(grid: Grid, centre_mm: np.ndarray, size_mm: float, per_axis: int) -
     if (extent <= 0).any():
         raise InputError("this box lies outside the image", where=f"centre {np.round(centre_mm, 1).tolist()} mm")
     counted = extent[~flat]
-    room = (MOST_VOXELS / counted.prod()) ** (1 / len(counted)) if len(counted) else 1.0
+    room = (most_voxels / counted.prod()) ** (1 / len(counted)) if len(counted) else 1.0
     fineness = min(per_axis / counted.max(), room) if len(counted) else 1.0  # voxels per mm
     count = np.where(flat, 1, np.maximum(1, np.floor(extent * fineness + 1e-9))).astype(int)
     step = (high - low) / count
@@ -53,31 +52,33 @@ def box_grid(grid: Grid, centre_mm: np.ndarray, size_mm: float, per_axis: int) -
     return Grid((int(count[0]), int(count[1]), int(count[2])), affine)
 
 
-class Fields:
-    """The last few fitted fields that were asked for, read once; a file that was written again is read again."""
+def render_box(source: Source, name: str, centre_mm: np.ndarray, size_mm: float, per_axis: int) -> bytes:
+    """A detail as a gzipped NIfTI file.
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Path, int], Reconstruction] = OrderedDict()
+    Args:
+        name: of what is rendered, see `Source`; the rest as for `box_grid`.
 
-    def render(self, path: Path, centre_mm: np.ndarray, size_mm: float, per_axis: int) -> bytes:
-        """A detail as a gzipped NIfTI file.
+    Raises:
+        InputError: as `box_grid`, or there is no such quantity.
+    """
+    if name not in source.quantities:
+        raise InputError(f"'{name}' cannot be rendered here; known: {', '.join(source.quantities)}")
+    affordable = int(np.clip(AFFORDABLE_S * source.per_second(name), LEAST_VOXELS, MOST_VOXELS))
+    return _file(source, name, box_grid(source.grid, centre_mm, size_mm, per_axis, affordable))
 
-        Args:
-            path: of the field; the rest as for `box_grid`.
-        """
-        result = self._open(path)
-        grid = box_grid(result.spec.grid, centre_mm, size_mm, per_axis)
-        values = result.render(grid).numpy()
-        values = np.abs(values) if np.iscomplexobj(values) else values
-        image = nibabel.Nifti1Image(values.astype(np.float32), grid.affine)
-        image.header.set_xyzt_units("mm")
-        return gzip.compress(image.to_bytes(), compresslevel=1)
 
-    def _open(self, path: Path) -> Reconstruction:
-        key = (path, path.stat().st_mtime_ns)
-        if key not in self._kept:
-            self._kept[key] = open_result(path)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+def render_whole(source: Source, name: str) -> bytes:
+    """The same of everything there is: as fine as the grid, or as `OVERVIEW_VOXELS` allow."""
+    grid, longest = source.grid, max(source.grid.shape)
+    beyond = 2 * max(n * s for n, s in zip(grid.shape, grid.spacing_mm, strict=True))
+    if grid.size > OVERVIEW_VOXELS:
+        grid = box_grid(grid, grid.centre_mm, beyond, min(longest, MOST_PER_AXIS), OVERVIEW_VOXELS)
+    return _file(source, name, grid)
+
+
+def _file(source: Source, name: str, grid: Grid) -> bytes:
+    values = np.asarray(source.quantities[name](grid))
+    values = np.abs(values) if np.iscomplexobj(values) else values
+    image = nibabel.Nifti1Image(values.astype(np.float32), grid.affine)
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), compresslevel=1)

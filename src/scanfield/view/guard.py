@@ -55,7 +55,9 @@ class Guard:
                 answer["X-Content-Type-Options"] = "nosniff"
                 answer["Referrer-Policy"] = "no-referrer"
                 answer["Cross-Origin-Resource-Policy"] = "same-origin"
-                answer["Cache-Control"] = "no-store"
+                # Scripts and styles carry a hash of their content in their names; everything else is the user's.
+                lasting = scope["path"].startswith("/assets/")
+                answer["Cache-Control"] = "private, max-age=31536000, immutable" if lasting else "no-store"
                 if scope["path"] == "/":
                     answer.append("Set-Cookie", f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/")
             await send(message)

@@ -8,37 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from dataclasses import field as member
 from pathlib import Path
 from typing import Any, Literal
 
+from scanfield.data.nifti import nifti_layout
 from scanfield.errors import InputError
 from scanfield.report.record import read_facts
+from scanfield.view.coarse import LARGE
+from scanfield.view.layers import COMPRESSED, SURFACES, VOLUMES, Colours, Layer, layer_of_file, layers_of_run
+from scanfield.view.measured import FILES
+from scanfield.view.preview import FILE
 
-VOLUMES = (".nii", ".nii.gz")
-SURFACES = (".ply", ".stl", ".obj", ".surf.gii")
 DEPTH = 2  # levels of folders below a given one in which runs are looked for
-# Of files that are no image of the run's quantity, by the first part of the name that fits: how they are shown.
-OTHERS = (
-    ("determinant", "Jacobian determinant", "map"),
-    ("deviation", "standard deviation", "map"),
-    ("gamma", "gamma", "map"),
-    ("mask", "mask", "labels"),
-    ("warped_labels", "warped labels", "labels"),
-)
-VECTORS = ("displacement", "inverse_displacement")
+IMAGE, WARPED, DISPLACEMENT, DETERMINANT = "image", "warped", "displacement", "determinant"  # what fields are asked for
+UNREGISTERED = "identity.nii.gz"  # of a registration: the moving image on the fixed one's grid
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A file that the page can load. `kind` is of `report.record.KINDS`, or 'map', 'labels', 'surface', 'file'."""
+class Quantity:
+    """What can be rendered of an item's field in a box of any size."""
 
     name: str
     label: str
-    kind: str
-    path: Path
-    unit: str = ""
+    unit: str
+    colours: Colours = "gray"
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Item:
     path: Path
     kind: Literal["run", "file"]
     title: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = member(default_factory=dict)
     layers: tuple[Layer, ...] = ()
     figures: tuple[Path, ...] = ()
     problem: str = ""
@@ -62,11 +59,38 @@ class Item:
         return "problem" if self.problem else str(self.facts.get("status") or "complete")
 
     @property
-    def result(self) -> Path | None:
-        """The fitted field, if it can be rendered at any point."""
+    def field(self) -> Path | None:
+        """The file of the field, if there is one that can be rendered at any point."""
+        if self.kind == "file":
+            return self.path if self.path.name.endswith(COMPRESSED) and not self.problem else None
         path = self.path / "field.safetensors"
-        renders = self.kind == "run" and self.status in ("complete", "interrupted")
-        return path if renders and self.facts.get("task") == "reconstruction" and path.is_file() else None
+        return path if self.status in ("complete", "interrupted") and path.is_file() else None
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What can be rendered of the field."""
+        if self.field is None:
+            return ()
+        unit = str(self.facts.get("unit") or "")
+        if self.facts.get("task") != "registration":
+            return (Quantity(IMAGE, "image", unit),)
+        warped = (Quantity(WARPED, "warped image", unit),) if (self.path / UNREGISTERED).is_file() else ()
+        return (
+            *warped,
+            Quantity(DISPLACEMENT, "length of the displacement", "mm", "viridis"),
+            Quantity(DETERMINANT, "Jacobian determinant", "1", "determinant"),
+        )
+
+    @property
+    def preview(self) -> Path | None:
+        """The pictures of a fit that is being watched."""
+        path = self.path / FILE
+        return path if self.kind == "run" and self.status == "running" and path.is_file() else None
+
+    @property
+    def measured(self) -> bool:
+        """Whether the run keeps measurements."""
+        return self.kind == "run" and not self.problem and any((self.path / name).is_file() for name in FILES)
 
 
 def find(paths: Sequence[Path]) -> list[Item]:
@@ -92,15 +116,13 @@ def _under(path: Path) -> Iterator[Item]:
 
 
 def _file(path: Path) -> Item:
-    kind = "volume" if path.name.endswith(VOLUMES) else "surface" if path.name.endswith(SURFACES) else ""
     if not path.is_file():
         return Item(path, "file", path.name, problem="There is no such file, and no run has begun there.")
-    if not kind:
-        known = ", ".join([*VOLUMES, *SURFACES])
+    layer = layer_of_file(path)
+    if layer is None:
+        known = ", ".join([*VOLUMES, *SURFACES, COMPRESSED])
         return Item(path, "file", path.name, problem=f"Of this file nothing can be shown; known: {known}.")
-    return Item(
-        path, "file", path.name, layers=(Layer("0", path.name, "surface" if kind == "surface" else "file", path),)
-    )
+    return Item(path, "file", path.name, layers=(layer,))
 
 
 def _run(folder: Path) -> Item:
@@ -108,29 +130,9 @@ def _run(folder: Path) -> Item:
         facts = read_facts(folder, finished=False)
     except InputError as error:
         return Item(folder, "run", folder.name, problem=" ".join(str(error).split()))
-    layers = tuple(_layers(folder, facts))
+    layers = tuple(layers_of_run(folder, facts))
     figures = tuple(sorted((folder / "figures").glob("*.png")))
     return Item(folder, "run", folder.name, facts, layers, figures)
-
-
-def _layers(folder: Path, facts: dict[str, Any]) -> Iterator[Layer]:
-    listed = facts.get("images")
-    unit, named = str(facts.get("unit") or ""), {}
-    for entry in listed if isinstance(listed, list) else []:
-        if isinstance(entry, dict):
-            named[str(entry.get("file"))] = (str(entry.get("label") or entry.get("name")), str(entry.get("kind")))
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith((*VOLUMES, *SURFACES)))
-    order = list(named)
-    for path in sorted(files, key=lambda p: (order.index(p.name) if p.name in named else len(order), p.name)):
-        stem = path.name.split(".")[0]
-        if path.name in named:
-            label, kind = named[path.name]
-            yield Layer(path.name, label, kind, path, unit)
-        elif path.name.endswith(SURFACES):
-            yield Layer(path.name, stem, "surface", path)
-        elif not any(part in stem for part in VECTORS):
-            label, kind = next(((text, kind) for part, text, kind in OTHERS if part in stem), (stem, "map"))
-            yield Layer(path.name, label, kind, path)
 
 
 def summary(item: Item) -> dict[str, Any]:
@@ -163,7 +165,8 @@ def _headline(facts: dict[str, Any]) -> list[str]:
     for column in table.get("columns") or []:
         value = values.get(column.get("key")) if isinstance(values, dict) and isinstance(column, dict) else None
         if isinstance(value, int | float):
-            said.append(f"{column.get('label')} {value:.4g} {column.get('unit') or ''}".strip())
+            unit = "" if column.get("unit") in (None, "1") else column["unit"]
+            said.append(f"{column.get('label')} {value:.4g} {unit}".strip())
     return said[:3]
 
 
@@ -187,14 +190,28 @@ def description(item: Item) -> dict[str, Any]:
     )
     return summary(item) | {
         "facts": {name: facts[name] for name in shown if name in facts},
-        "layers": [
-            {"name": layer.name, "label": layer.label, "kind": layer.kind, "unit": layer.unit} for layer in item.layers
-        ],
+        "layers": [_described(layer) for layer in item.layers],
         "window": window if isinstance(window, list) and len(window) == 2 else None,
         "figures": [path.name for path in item.figures],
         "report": (item.path / "report.html").is_file() if item.kind == "run" else False,
-        "renders": item.result is not None,
+        "quantities": [asdict(quantity) for quantity in item.quantities],
+        "measured": item.measured,
     }
+
+
+def _described(layer: Layer) -> dict[str, Any]:
+    """A layer without its path, which nobody outside needs to know."""
+    about = {name: value for name, value in asdict(layer).items() if name not in ("path", "rendered")}
+    about |= {"range": about["range"] and list(about["range"]), "classes": list(about["classes"])}
+    return about | {"large": not layer.rendered and layer.path.name.endswith(VOLUMES) and _voxels(layer.path) > LARGE}
+
+
+def _voxels(path: Path) -> int:
+    """Of an image, by its header; 0 if it has none that can be read, which loading it will say."""
+    try:
+        return math.prod(nifti_layout(path).shape)
+    except InputError:
+        return 0
 
 
 def events(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

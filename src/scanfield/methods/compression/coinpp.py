@@ -39,7 +39,7 @@ from scanfield.run import Run
 from scanfield.space.domain import Domain
 from scanfield.space.samples import random_index
 from scanfield.tasks.model import Model, check_model
-from scanfield.tasks.result import Reconstruction, Spec, render_field
+from scanfield.tasks.result import Reconstruction, Spec, render_field, show_field
 
 NETWORK = "network."  # prefix of the model's part of the field's weights
 TASK_BYTES = 48  # what `scanfield compress` adds to the header: type, range
@@ -317,6 +317,7 @@ def fit(
     field.network.load_state_dict(own)
     field.network.requires_grad_(False)
     field.to(run.device)
+    show_field(field, spec, run)
     patches = _Patches(field, data, window, coded, run.device)
     unseen = None if held_out is None else held_out_error(field, held_out, run.device)
     rates = prior.tensors["rates"].tolist()

@@ -43,7 +43,7 @@ from scanfield.kernels.mlp import Activation, regression_loss
 from scanfield.run import Run
 from scanfield.space.domain import Domain
 from scanfield.space.samples import random_index
-from scanfield.tasks.result import Reconstruction, Spec, render_field
+from scanfield.tasks.result import Reconstruction, Spec, render_field, show_field
 
 SHARED_PARTS = 3  # 'layers.0.weight' of all blocks share a step
 TASK_BYTES = 48  # what `scanfield compress` adds to the header: type, range
@@ -178,6 +178,7 @@ def fit(config: Config, data: Scan, run: Run, *, held_out: Scan | None = None, p
     blocks = _Blocks(field, data, run)
     blocks.start_at_means()
     field.to(run.device)
+    show_field(field, spec, run)
     unseen = None if held_out is None else held_out_error(field, held_out, run.device)
 
     def stage(

@@ -48,7 +48,7 @@ from scanfield.run import Run
 from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
 from scanfield.space.samples import random_index
-from scanfield.tasks.result import Reconstruction, Spec
+from scanfield.tasks.result import Reconstruction, Spec, show_field
 
 BITS_A_NUMBER = 8.1  # that a rounded weight takes in the file: decides the width; the steps then meet the budget
 FINEST_BITS, FINER_BIASES, FINER = 12, 12, 4  # 4 rungs are a bit
@@ -136,6 +136,7 @@ def fit(config: Config, data: Dose, run: Run, *, held_out: Dose | None = None, p
     whole = bool(mask.all()) or config.accounting == "float32"
     spec = _spec(config, data, box, None if whole else mask, run)
     field = build(config, spec).to(run.device)
+    show_field(field, spec, run)
     x, target = _targets(box, None if whole else mask, run.device)
     assert isinstance(field.network, FullyConnected)
     set_output_bias(field.network, float(target.mean()) / spec.scale - 1)

@@ -41,7 +41,7 @@ from scanfield.run import Run
 from scanfield.space.domain import Domain
 from scanfield.space.projection import ProjectionGeometry
 from scanfield.space.rays import clip
-from scanfield.tasks.result import Reconstruction, Spec, render_field
+from scanfield.tasks.result import Reconstruction, Spec, render_field, show_field
 
 render = render_field  # the method's image is the field itself
 
@@ -132,6 +132,7 @@ def fit(
     """
     spec = _spec(data, run)
     field = build(config, spec).to(run.device)
+    show_field(field, spec, run)
     check = None
     if held_out is not None:
         rays = LineIntegral(held_out.acquisition, spec.domain, held_out.acquisition.shape[2])

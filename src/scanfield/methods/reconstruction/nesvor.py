@@ -54,7 +54,7 @@ from scanfield.run import Run
 from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
 from scanfield.space.samples import random_index
-from scanfield.tasks.result import Reconstruction, Spec
+from scanfield.tasks.result import Reconstruction, Spec, show_field
 
 BETAS, EPSILON = (0.9, 0.99), 1e-15  # of Adam
 JACOBIAN_POINTS = 4  # per pixel, at which the deformation is judged
@@ -231,6 +231,7 @@ def fit(
     model = build(config, spec)
     model.poses = SlicePoses(data.initial)
     model, here = model.to(run.device), data.to(run.device)
+    show_field(model, spec, run)
     terms, pixels, points = fit_terms(config, model, here), run.generator("pixels"), run.generator("point spread")
     levels = len(model.encoding.levels.cells)
 

@@ -214,11 +214,13 @@ def fit(
     check = None if held_out is None else _relative_residual(field, held_out, run.device)
     schedule = cosine(0.01) if config.schedule == "cosine" else constant
     group = ParameterGroup("network", list(field.network.parameters()), config.learning_rate, schedule)
+    maps = sensitivities_on(data, geometry.volume).cpu()
+    result = Reconstruction("nik", config, spec, field, {"sensitivities": maps})
+    run.show(lambda grid: render(result, grid), spec.grid, spec.unit)
     plan = FitConfig(config.steps, check_every=max(1, config.steps // 10))
     weights = {"filter": config.filter_weight} if config.filter_weight else None
-    log = minimise("fit", [group], loss, batches, plan, run, weights=weights, held_out=check)
-    maps = sensitivities_on(data, geometry.volume).cpu()
-    return Reconstruction("nik", config, spec, field, {"sensitivities": maps}, [log])
+    result.logs.append(minimise("fit", [group], loss, batches, plan, run, weights=weights, held_out=check))
+    return result
 
 
 def series(result: Reconstruction, grid: Grid, moments: np.ndarray) -> Complex[Tensor, "t n0 n1 n2"]:

@@ -45,7 +45,7 @@ from scanfield.operators.stored_rays import StoredLineIntegral
 from scanfield.run import Run
 from scanfield.space.domain import Domain
 from scanfield.space.projection import ProjectionGeometry
-from scanfield.tasks.result import Reconstruction, Spec, render_field
+from scanfield.tasks.result import Reconstruction, Spec, render_field, show_field
 
 __all__ = ["Config", "build", "energy_curves", "fit", "predict", "prepare", "render"]
 
@@ -186,6 +186,7 @@ def fit(
     """Fits the field to the projections through the spectrum."""
     spec = _spec(config, data, run)
     field = build(config, spec).to(run.device)
+    show_field(field, spec, run)
     log_share = log_shares(Spectrum.of_table(np.asarray(spec.facts["spectrum"]))).to(run.device)
     lines = LineIntegral(data.acquisition, spec.domain, _points_per_ray(config, data.acquisition))
     rays = SpectralLineIntegral(StoredLineIntegral.make(lines, run.device), log_share)

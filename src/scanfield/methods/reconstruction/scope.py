@@ -40,7 +40,7 @@ from scanfield.run import Run
 from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
-from scanfield.tasks.result import Reconstruction, Spec
+from scanfield.tasks.result import Reconstruction, Spec, show_field
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ def fit(
     spec = _spec(data, run)
     stack = build(config, spec).to(run.device)
     result = Reconstruction("scope", config, spec, stack)
+    show_field(stack, spec, run)
     for row, index in enumerate(slices):
         unseen = None if held_out is None else _row(held_out, row)
         result.logs.append(_fit_slice(config, stack.fields[index], _row(data, row), unseen, run, f"slice-{index:03d}"))

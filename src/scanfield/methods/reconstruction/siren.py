@@ -52,7 +52,7 @@ from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
 from scanfield.space.mesh import Mesh
 from scanfield.space.samples import random_index, random_points
-from scanfield.tasks.result import Reconstruction, Spec
+from scanfield.tasks.result import Reconstruction, Spec, show_field
 
 FULL_BATCH = 2**18  # voxels of the published 512 x 512 images, all of them in every step
 SURFACE_BATCH = 4096
@@ -151,6 +151,7 @@ def fit(config: Config, data: Scan, run: Run, *, held_out: Scan | None = None, p
 def _fit_image(config: Config, data: Scan, run: Run, held_out: Scan | None) -> Reconstruction:
     spec = _image_spec(data, run)
     field = build(config, spec).to(run.device)
+    show_field(field, spec, run)
     x, target = _targets(config, data, run.device)
     power = spec.scale**2 if config.supervision == "values" else float(target.square().mean())
     if power == 0:
@@ -245,6 +246,7 @@ def _fit_surface(config: Config, data: Scan, run: Run) -> Reconstruction:
     mask, grid = _object(data)
     spec = _surface_spec(grid, run)
     field = build(config, spec).to(run.device)
+    show_field(field, spec, run)
     surface, normals = (
         t.to(run.device) for t in oriented_points(mask, grid, config.surface_points, run.generator("surface"))
     )

@@ -85,14 +85,14 @@ class Config:
     def fast() -> Config:
         """Minutes on two CPU cores (ours): smaller grid and network, plain squares, a temporal weight for noise."""
         return Config(
-            levels=8,
-            growth=1.5,
-            log2_table=16,
+            levels=12,
+            growth=1.3,
+            log2_table=18,
             width=64,
             layers=2,
             loss="l2",
             temporal_weight=1.5,
-            steps=600,
+            steps=1500,
             learning_rate=1e-2,
         )
 
@@ -167,6 +167,8 @@ def fit(
             terms["low-rank"] = nuclear_norm(image) / len(image)
         return terms
 
+    result = Reconstruction("st_inr_dmri", config, spec, field, {"sensitivities": maps.cpu()})
+    run.show(lambda grid: render(result, grid), spec.grid, spec.unit)
     rate, schedule = config.learning_rate, milestones((0.5,), 0.5)
     groups = [
         ParameterGroup("grid", list(field.encoding.parameters()), rate, schedule),
@@ -186,8 +188,9 @@ def fit(
         weights={name: weight for name, weight in weights.items() if weight},
         held_out=None if held_out is None else _relative_residual(field, held_out, maps, run.device),
     )
+    result.logs.append(log)
     grid.show_levels(config.levels)
-    return Reconstruction("st_inr_dmri", config, spec, field, {"sensitivities": maps.cpu()}, [log])
+    return result
 
 
 def nuclear_norm(series: Complex[Tensor, "frames voxels"]) -> Float[Tensor, ""]:

@@ -50,7 +50,7 @@ from scanfield.operators.voxel import VoxelProjector
 from scanfield.run import Run
 from scanfield.space.domain import Domain
 from scanfield.space.projection import ProjectionGeometry
-from scanfield.tasks.result import Reconstruction, Spec, render_field
+from scanfield.tasks.result import Reconstruction, Spec, render_field, show_field
 
 LARGEST_CHAIN = 20_000  # parameters that Hamiltonian Monte Carlo still mixes
 
@@ -177,6 +177,7 @@ def _fit_one(
     sigma = _sigma(config, data).to(run.device)
     spec = _spec(data, projector, measured, run)
     field = build(config, spec).to(run.device)
+    show_field(field, spec, run)
     value, masks = _on_points(field, grid.points(device=run.device)), run.generator("dropout")
     dropout = field.network if isinstance(field, Field) and isinstance(field.network, Dropout) else None
 

@@ -51,7 +51,7 @@ from scanfield.operators.smooth import smoothed
 from scanfield.run import Run
 from scanfield.space.domain import Domain
 from scanfield.space.lattice import MaskedVoxels
-from scanfield.tasks.result import Reconstruction, Spec
+from scanfield.tasks.result import Reconstruction, Spec, show_field
 
 WEIGHTS = {"jacobian": 0.05, "hyperelastic": 0.25, "bending": 1e-3}  # published, per mean over points
 NEAR_IDENTITY = 1e-4  # bound of the output weights: the first displacements are some hundredths of a millimetre
@@ -169,6 +169,7 @@ def fit(config: Config, data: Pair, run: Run, *, held_out: Pair | None = None, p
     spec = spec_of(config, data, run)
     field = build(config, spec).to(run.device)
     levels = [Images(config, data, sigma).to(run.device) for sigma in config.smoothing_mm]
+    show_field(nn.Sequential(Displacement(field), levels[-1].moving), spec, run, unit=data.moving.unit)
     voxels, draws = MaskedVoxels(data.fixed.grid, data.fixed.mask), run.generator("points")
 
     def batches(step: int) -> Tensor:

@@ -48,7 +48,7 @@ from scanfield.space.domain import Domain
 from scanfield.space.lattice import MaskedVoxels, lattice_samples, strided_lattice
 from scanfield.space.pose import Pose, spatial_directions
 from scanfield.space.samples import Samples
-from scanfield.tasks.result import Reconstruction, Spec
+from scanfield.tasks.result import Reconstruction, Spec, show_field
 
 NEAR_IDENTITY = 1e-4  # bound of the output weights
 CHECK_POINTS = 20_000  # held-out voxels that judge a fit, at most
@@ -190,6 +190,7 @@ def fit(config: Config, data: Pair, run: Run, *, held_out: Pair | None = None, p
     images, draws = Images(data).to(run.device), run.generator("points")
     voxels = MaskedVoxels(data.fixed.grid, data.fixed.mask)
     phi = warp.phi()
+    show_field(nn.Sequential(phi, images.moving), spec, run, unit=data.moving.unit)
 
     def batches(step: int) -> list[Look]:
         return [look.to(run.device) for look in looks(config, voxels, draws)]

@@ -1,0 +1,159 @@
+"""Which number of a label map means what: a table of values and names, with the background first.
+
+Networks count classes 0, 1, 2, ...; files hold any numbers (0, 17, 53). The class index of a voxel is the row of its
+value in the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int, Num, UInt8
+from torch import Tensor
+
+from scanfield.data.guard import existing_file
+from scanfield.data.write import write_atomically
+from scanfield.errors import InputError
+
+MOST = 255  # classes beside the background: an index is one byte
+COLUMNS = ("value", "name")
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The classes of a segmentation: row k is class index k, row 0 the background.
+
+    Args:
+        values: what a label map holds for each class; the first is 0.
+        names: what they are called.
+
+    Raises:
+        InputError: the first value is not 0; a value is negative, or a value or name is there twice or missing; there
+            is no class beside the background, or more than 255.
+    """
+
+    values: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.names):
+            raise InputError(f"a label table has {len(self.values)} values, but {len(self.names)} names")
+        if not self.values or self.values[0] != 0:
+            raise InputError("the first row of a label table is the background, value 0")
+        if not 2 <= len(self.values) <= MOST + 1:
+            raise InputError(f"a label table has 1 to {MOST} classes beside the background, got {len(self.values) - 1}")
+        for kind, found in (("value", self.values), ("name", self.names)):
+            twice = {str(entry) for k, entry in enumerate(found) if entry in found[:k]}
+            if twice:
+                raise InputError(f"a label table has the {kind} '{min(twice)}' twice")
+        if min(self.values) < 0 or max(self.values) >= 2**31:
+            raise InputError(f"label values lie in 0..{2**31 - 1}, got {min(self.values)}..{max(self.values)}")
+        if not all(name.strip() for name in self.names):
+            raise InputError(f"the label value {self.values[self.names.index('')]} has no name")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The smallest integer type that holds all values."""
+        return torch.uint8 if max(self.values) < 2**8 else torch.int16 if max(self.values) < 2**15 else torch.int32
+
+    def indices(self, values: Num[Tensor, "*n"], *, where: str = "") -> UInt8[Tensor, "*n"]:
+        """Class indices of a label map's values.
+
+        Args:
+            where: the file, for the message.
+
+        Raises:
+            InputError: a value is not in the table, or no integer.
+        """
+        found, inverse = torch.unique(values, return_inverse=True)
+        rows = {value: row for row, value in enumerate(self.values)}
+        outside = [value for value in found.tolist() if value not in rows]  # 2.0 == 2, also as keys
+        if outside:
+            listed = ", ".join(f"{value:g}" for value in outside[:5]) + (", ..." if len(outside) > 5 else "")
+            raise InputError(
+                f"label values outside the table: {listed}; it has {', '.join(map(str, self.values))}",
+                where=where,
+                fix="add them to the label table (columns value,name), or correct the label map",
+            )
+        lookup = torch.tensor([rows[value] for value in found.tolist()], dtype=torch.uint8, device=values.device)
+        return lookup[inverse]
+
+    def values_of(self, indices: Int[Tensor, "*n"] | UInt8[Tensor, "*n"]) -> Int[Tensor, "*n"] | UInt8[Tensor, "*n"]:
+        """What a file holds for class indices, in the type `dtype`."""
+        return torch.tensor(self.values, dtype=self.dtype, device=indices.device)[indices.long()]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"values": list(self.values), "names": list(self.names)}
+
+    @staticmethod
+    def from_json(facts: Any) -> LabelTable:
+        try:
+            values, names = tuple(int(v) for v in facts["values"]), tuple(str(name) for name in facts["names"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"a label table needs 'values' and 'names': {error!r}") from None
+        return LabelTable(values, names)
+
+    @staticmethod
+    def of_values(values: Iterable[int]) -> LabelTable:
+        """A table for values without names: 'background', 'label 3', ...; in ascending order, 0 is always there."""
+        others = sorted(set(values) - {0})
+        return LabelTable((0, *others), ("background", *(f"label {value}" for value in others)))
+
+
+def read_label_table(path: str | Path) -> LabelTable:
+    """The table in a CSV file with the columns `value` and `name`; further columns are left alone.
+
+    Value 0 comes first, wherever its row is; where there is none, it is 'background'.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, or is no label table.
+    """
+    path = existing_file(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            rows = [{str(k).strip(): str(v or "").strip() for k, v in row.items()} for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"the label table cannot be read as CSV: {error}", where=str(path)) from None
+    for name in COLUMNS:
+        if name not in columns:
+            raise InputError(
+                f"the label table has no column '{name}'",
+                where=str(path),
+                fix=f"its first line names the columns: {','.join(COLUMNS)}",
+            )
+    entries: list[tuple[int, str]] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            entries.append((int(row["value"]), row["name"]))
+        except ValueError:
+            raise InputError(
+                f"a label value is an integer, got '{row['value']}'", where=f"{path}: row {number}"
+            ) from None
+    if all(value != 0 for value, _ in entries):
+        entries.append((0, "background"))
+    entries.sort(key=lambda entry: entry[0] != 0)
+    try:
+        return LabelTable(tuple(value for value, _ in entries), tuple(name for _, name in entries))
+    except InputError as error:
+        raise InputError(error.what, where=str(path), fix=error.fix) from None
+
+
+def write_label_table(path: str | Path, table: LabelTable) -> None:
+    """Writes the table as CSV, columns `value` and `name`, atomically."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(zip(table.values, table.names, strict=True))
+    with write_atomically(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
