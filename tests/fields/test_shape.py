@@ -73,6 +73,38 @@ def test_meshes_of_a_sphere_are_closed_and_face_outwards(grid: Grid) -> None:
     assert bigger.volume_mm3 == pytest.approx(4 / 3 * np.pi * 12**3, rel=0.015)
 
 
+def normal_error_deg(mesh, centre: np.ndarray) -> float:
+    """Mean angle between faces and the sphere's own normals."""
+    vectors = mesh.face_vectors_mm2
+    outwards = mesh.vertices[mesh.faces].mean(axis=1) - centre
+    cosine = (vectors * outwards).sum(1) / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(outwards, axis=1) + 1e-12)
+    return float(np.degrees(np.arccos(cosine.clip(-1, 1))).mean())
+
+
+@pytest.mark.parametrize("grid", grids())
+def test_smooth_meshes_of_masks_have_no_staircase_and_stay_where_they_are(grid: Grid) -> None:
+    mask = sphere(grid) < 0
+    rough, smooth = shape.mask_mesh(mask, grid), shape.smooth_mask_mesh(mask, grid)
+    assert (smooth.closed, smooth.euler_number, smooth.components) == (True, 2, 1)
+    centre = grid.centre_mm + 0.17
+    assert normal_error_deg(smooth, centre) < 0.5 * normal_error_deg(rough, centre)
+    assert normal_error_deg(smooth, centre) < 8
+    moved = grid.to_voxel(torch.from_numpy(smooth.vertices - rough.vertices) + torch.tensor(grid.affine[:3, 3]))
+    assert float(moved.abs().max()) <= 0.4 + 1e-9
+    assert smooth.volume_mm3 == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.03)
+    assert smooth.area_mm2 == pytest.approx(4 * np.pi * RADIUS**2, rel=0.03)
+    assert abs(smooth.area_mm2 / rough.area_mm2 - 1) > 0.03  # the staircase's area is too large
+
+
+def test_a_single_voxel_and_a_thin_line_survive_smoothing() -> None:
+    grid = Grid((7, 7, 7), np.diag([1.0, 2.0, 3.0, 1.0]))
+    mask = torch.zeros(grid.shape, dtype=torch.bool)
+    mask[1, 1, 1] = mask[4, 4, 1:6] = True
+    mesh = shape.smooth_mask_mesh(mask, grid)
+    assert (mesh.closed, mesh.components, mesh.euler_number) == (True, 2, 4)
+    assert mesh.volume_mm3 > 0
+
+
 def test_objects_at_the_border_are_closed() -> None:
     grid = Grid((5, 5, 5), np.eye(4))
     mesh = shape.mask_mesh(torch.ones(grid.shape, dtype=torch.bool), grid)

@@ -32,11 +32,21 @@ def test_area_volume_and_topology_of_a_cube_and_a_torus() -> None:
     assert ring.area_mm2 == pytest.approx(4 * np.pi**2 * 10 * 3, rel=0.01)
     assert ring.volume_mm3 == pytest.approx(2 * np.pi**2 * 10 * 9, rel=0.01)
     assert (ring.closed, ring.euler_number, ring.components) == (True, 0, 1)
+    assert (cube().genus, ring.genus) == (0, 1)
+
+
+def _edges_of(face: np.ndarray) -> np.ndarray:
+    return np.stack([face, np.roll(face, -1)], axis=1)
 
 
 def test_open_and_inconsistent_meshes_are_not_closed() -> None:
     whole = cube()
-    assert not Mesh(whole.vertices, whole.faces[1:]).closed
+    opened = Mesh(whole.vertices, whole.faces[1:])
+    assert not opened.closed
+    assert sorted(map(tuple, opened.open_edges)) == sorted(map(tuple, np.sort(_edges_of(whole.faces[0]), axis=1)))
+    assert len(whole.open_edges) == 0
+    with pytest.raises(InputError, match="closed mesh has a genus"):
+        _ = opened.genus
     flipped = whole.faces.copy()
     flipped[0] = flipped[0, ::-1]
     assert not Mesh(whole.vertices, flipped).closed

@@ -71,6 +71,12 @@ class Mesh:
         return len(key) > 0 and len(np.unique(key)) == len(key) and bool(np.isin(key, back).all())
 
     @property
+    def open_edges(self) -> Int[np.ndarray, "e 2"]:
+        """Edges that belong to one face only, as sorted pairs of vertices: the rims of holes."""
+        edges, count = np.unique(np.sort(self._half_edges(), axis=1), axis=0, return_counts=True)
+        return np.asarray(edges[count == 1])
+
+    @property
     def euler_number(self) -> int:
         """Vertices - edges + faces: 2 for every sphere, 0 for every torus. Vertices without a face do not count."""
         return len(np.unique(self.faces)) - len(self.edges) + len(self.faces)
@@ -79,6 +85,17 @@ class Mesh:
     def components(self) -> int:
         """Number of connected parts."""
         return len(np.unique(self._labels()[self.faces[:, 0]])) if len(self.faces) else 0
+
+    @property
+    def genus(self) -> int:
+        """Number of handles of all parts together: components - euler_number / 2.
+
+        Raises:
+            InputError: the mesh is not closed.
+        """
+        if not self.closed:
+            raise InputError("only a closed mesh has a genus")
+        return self.components - self.euler_number // 2
 
     def largest_component(self) -> Mesh:
         """The connected part with the largest area."""

@@ -1,0 +1,306 @@
+"""IOSNet on the hippocampus: trained at half resolution, judged at full on other people, beside a voxel U-Net.
+
+Data: 100 people, crops of T1 volumes, about 35 x 51 x 35 voxels of 1 mm, with the anterior and the posterior part of
+the hippocampus (Medical Segmentation Decathlon, task 4). By number, the first 30 judge, the next 10 are watched, and 60
+are learned from; settings were chosen on ten of these, with another split. Half resolution: the mean of 2 x 2 x 2
+voxels, and the label that most of them have, ties drawn by lot.
+
+Both networks get the image at half resolution, have the same encoder, rates, crops, augmentation and number of steps,
+and keep the weights of their best look at the people to watch; two seeds. Labels are those of half resolution, too; for
+IOSNet, whose points lie anywhere, also those of full, and in one row also the image itself, which the encoder does not
+see (`detail`). The U-Net's probabilities are interpolated to full resolution, IOSNet is asked there. Dice: the mean of
+both parts, over people, in points of a hundred.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from scanfield.baselines import unet
+from scanfield.bench.parallel import each
+from scanfield.bench.protocol import BenchResult, Check, data_path
+from scanfield.bench.protocols.nir import halved
+from scanfield.data.cohort import Cohort, Member, read_cohort
+from scanfield.data.labels import LabelTable, write_label_table
+from scanfield.data.nifti import read_nifti, write_nifti
+from scanfield.data.scan import Scan
+from scanfield.methods.segmentation import iosnet
+from scanfield.metrics.segmentation import overlap
+from scanfield.run import Run
+from scanfield.space.grid import Grid
+from scanfield.tasks.model import Model
+
+Ask = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n k"]]
+
+TABLE = LabelTable((0, 1, 2), ("background", "anterior", "posterior"))
+TRAIN, VALIDATION = 60, 10  # people; the others judge
+CONFIG = replace(iosnet.Config.fast(), steps=3000)
+EARLY = 0.1  # of the steps
+SEEDS = (0, 1)
+FINE, COARSE = "IOSNet, labels at full resolution", "IOSNet, labels at half resolution"
+DETAILED = "IOSNet, labels and the image itself at full resolution"
+RIVAL, LAST, TENTH = "U-Net", "IOSNet, coarsest features alone", "first tenth of the steps"
+UPSAMPLED: dict[str, unet.Upsampling] = {", trilinear": "linear", ", nearest": "nearest"}
+SMALLEST = "dice_posterior"  # the structure with fewer voxels
+CHUNK = 2**14  # points that are asked for at once
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network to train and to judge.
+
+    Args:
+        name: of its row.
+        network: which of the two.
+        config: of the training; the U-Net has the parts of it that it shares.
+        full: whether it learns from labels at full resolution. Its encoder sees half of it in any case.
+        until: the part of the steps after which it is stopped.
+        seed: added to the run's.
+    """
+
+    name: str
+    network: Literal["iosnet", "unet"]
+    config: iosnet.Config
+    full: bool = False
+    until: float = 1.0
+    seed: int = 0
+
+
+def jobs(config: iosnet.Config) -> list[Job]:
+    """All networks, the long trainings first."""
+    fine = replace(config, crops=replace(config.crops, spacing_mm=(2.0, 2.0, 2.0)))
+    detailed = replace(fine, crops=replace(fine.crops, detail=2), displacement=config.displacement / 2)
+    main = [
+        job
+        for seed in SEEDS
+        for job in (
+            Job(FINE, "iosnet", fine, full=True, seed=seed),
+            Job(COARSE, "iosnet", config, seed=seed),
+            Job(DETAILED, "iosnet", detailed, full=True, seed=seed),
+            Job(RIVAL, "unet", config, seed=seed),
+        )
+    ]
+    return [
+        *main,
+        Job(LAST, "iosnet", replace(config, levels="last")),
+        Job(f"{COARSE}, {TENTH}", "iosnet", config, until=EARLY),
+        Job(f"{RIVAL}, {TENTH}", "unet", config, until=EARLY),
+    ]
+
+
+def run(run: Run) -> BenchResult:
+    """Trains every network, judges it on the same people, measures memory."""
+    result = BenchResult()
+    todo = jobs(CONFIG)
+    run.tell({"case": f"{len(todo)} trainings of up to {CONFIG.steps} steps"})
+    found: dict[str, list[dict[str, float]]] = {}
+    for job_rows in each(judged, todo, run):
+        for name, row in job_rows.items():
+            found.setdefault(name, []).append(row)
+    mean = {name: {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for name, rows in found.items()}
+    for name, rows in found.items():
+        shown = {key: round(value, 2 if key.startswith("dice") else None) for key, value in mean[name].items()}
+        each_seed = ", ".join(f"{row['dice']:.2f}" for row in rows)
+        result.table.append({"row": name, **shown, "dice_of_seeds": each_seed})
+    run.tell({"case": "memory"})
+    growth = memory(run, result)
+    rival = max(mean[f"{RIVAL}{how}"]["dice"] for how in UPSAMPLED)
+    early = max(mean[f"{RIVAL}, {TENTH}{how}"][SMALLEST] for how in UPSAMPLED)
+    result.checks += [
+        Check("over the U-Net upsampled, labels at half resolution", mean[COARSE]["dice"] - rival, 1.0, unit="points"),
+        Check("over the U-Net upsampled, points of full labels", mean[FINE]["dice"] - rival, 1.0, unit="points"),
+        Check("over the U-Net upsampled, full labels and image", mean[DETAILED]["dice"] - rival, 1.0, unit="points"),
+        Check(
+            "a tenth of the steps: smallest structure over the U-Net's",
+            mean[f"{COARSE}, {TENTH}"][SMALLEST] - early,
+            0.0,
+            unit="points",
+        ),
+        Check("peak memory on a grid of half the spacing over that on the image's", growth, 1.05, "<="),
+        Check(
+            "all levels over the coarsest features alone", mean[COARSE]["dice"] - mean[LAST]["dice"], 0.0, unit="points"
+        ),
+    ]
+    result.notes.append(
+        f"Dice is the mean over the people held out, and over {len(SEEDS)} seeds where there are so many numbers. The "
+        "U-Net's better way of upsampling counts. Trainings ran side by side: their seconds are no measure of speed."
+    )
+    return result
+
+
+def cohorts(folder: Path) -> tuple[Cohort, Cohort]:
+    """The people at full and at half resolution; the same splits."""
+    root = data_path("hippocampus/hippocampus_006.nii.gz").parent
+    names = sorted(path.name.removesuffix("_label.nii.gz") for path in root.glob("hippocampus_???_label.nii.gz"))
+    judges = len(names) - TRAIN - VALIDATION
+    generator = torch.Generator().manual_seed(0)
+    write_label_table(folder / "labels.csv", TABLE)
+    rows: dict[str, list[str]] = {"full": ["path,label,subject,split"], "half": ["path,label,subject,split"]}
+    for number, name in enumerate(names):
+        split = "test" if number < judges else "validation" if number < judges + VALIDATION else "train"
+        image, label = (root / f"{name}{end}" for end in (".nii.gz", "_label.nii.gz"))
+        rows["full"].append(f"{image},{label},{name},{split}")
+        small = [f"{name}_half.nii.gz", f"{name}_half_label.nii.gz"]
+        scan, classes = read_nifti(image), read_nifti(label)
+        coarse = halved(scan)
+        write_nifti(folder / small[0], coarse.values, coarse.grid)
+        write_nifti(folder / small[1], *halved_labels(classes.values.long(), classes.grid, generator))
+        rows["half"].append(f"{','.join(small)},{name},{split}")
+    for name, lines in rows.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
+    full, half = (read_cohort(folder / f"{name}.csv", labels=folder / "labels.csv") for name in ("full", "half"))
+    return full, half
+
+
+def halved_labels(classes: Tensor, grid: Grid, generator: torch.Generator) -> tuple[UInt8[Tensor, "m0 m1 m2"], Grid]:
+    """The class that most voxels of a block have; ties are drawn by lot, so that no structure shrinks or grows."""
+    counts = torch.nn.functional.one_hot(_blocks(classes), len(TABLE)).sum(dim=-2)
+    lot = torch.rand(counts.shape, generator=generator)
+    return (counts + 0.5 * lot).argmax(dim=-1).to(torch.uint8), grid.coarsened((2, 2, 2))
+
+
+def _blocks(values: Tensor) -> Tensor:
+    a, b, c = (n // 2 for n in values.shape)
+    split = values[: 2 * a, : 2 * b, : 2 * c].reshape(a, 2, b, 2, c, 2)
+    return split.permute(0, 2, 4, 1, 3, 5).reshape(a, b, c, 8)
+
+
+def judged(job: Job, run: Run) -> dict[str, dict[str, float]]:
+    """Rows of one network: Dice of the people held out, in points of a hundred, seconds, numbers of weights."""
+    run = replace(run.again(), seed=run.seed + job.seed)
+    with tempfile.TemporaryDirectory() as name:
+        full, half = cohorts(Path(name))
+        own, stopping = (full if job.full else half), _stopping(run, job.config.steps, job.until)
+        start = time.perf_counter()
+        asks: dict[str, Callable[[Scan], Ask]] = {}
+        if job.network == "iosnet":
+            model = iosnet.train(job.config, own, stopping)
+            count = sum(tensor.numel() for tensor in model.tensors.values())
+            asks[job.name] = lambda scan: iosnet.classifier(model, scan, run.device)
+        else:
+            trained = unet.train(rival_config(job.config), own, stopping)
+            count = sum(p.numel() for p in trained.network.parameters())
+            for name, how in UPSAMPLED.items():
+                asks[job.name + name] = partial(_asked, trained, run.device, how)
+        seconds = time.perf_counter() - start
+        rows = {}
+        for row, ask in asks.items():
+            dice = []
+            for seen, reference in zip(own.part("test"), full.part("test"), strict=True):
+                label = read_nifti(_label(reference))
+                found = _classes(ask(read_nifti(seen.path)), label.grid, run.device)
+                dice.append([overlap(found == k, label.values == k, label.grid).dice for k in (1, 2)])
+            parts = 100 * np.mean(dice, axis=0)
+            rows[row] = {"dice": float(parts.mean())} | {f"dice_{TABLE.names[k]}": float(parts[k - 1]) for k in (1, 2)}
+            rows[row] |= {"train_s": seconds, "parameters": count}
+        return rows
+
+
+def _asked(trained: unet.TrainedUNet, device: torch.device, how: unet.Upsampling, scan: Scan) -> Ask:
+    return unet.classifier(trained, scan, device, upsampling=how)
+
+
+def memory(run: Run, result: BenchResult) -> float:
+    """Peak memory of asking IOSNet on a grid of half the spacing over that on the image's own; rows for the table."""
+    with tempfile.TemporaryDirectory() as name:
+        full, half = cohorts(Path(name))
+        model = iosnet.train(replace(CONFIG, steps=1), half, run.again(quiet=True))  # weights do not matter here
+        scan, grid = read_nifti(half.part("test")[0].path), read_nifti(full.part("test")[0].path).grid
+        peaks = []
+        for own in (grid, grid.resampled(0.5 * float(np.mean(grid.spacing_mm)))):
+            if run.device.type == "cuda":
+                ask = iosnet.classifier(model, scan, run.device)
+                peaks.append(_peak_on_gpu(partial(_classes, ask, own, run.device), run.device))
+            else:
+                peaks.append(_peak_alone(model, scan, own))
+            result.table.append({"row": "peak memory", "voxels": own.size, "mib": round(peaks[-1] / 2**20, 2)})
+        return peaks[1] / peaks[0]
+
+
+def _label(member: Member) -> Path:
+    assert member.label is not None
+    return member.label
+
+
+def rival_config(config: iosnet.Config) -> unet.Config:
+    """The U-Net's settings: IOSNet's, as far as they have the same name, and half of the loss Dice."""
+    shared = {setting.name for setting in fields(unet.Config)} - {"dice"}
+    return unet.Config(**{name: value for name, value in vars(config).items() if name in shared})
+
+
+def _stopping(run: Run, steps: int, part: float) -> Run:
+    """A run that ends after a part of the steps, with the rates of the whole."""
+    if part == 1:
+        return run
+    end = threading.Event()
+
+    def stop(event: dict[str, Any]) -> None:
+        if run.stop.is_set() or event.get("step", 0) >= part * steps:
+            end.set()
+
+    return replace(run, observers=(*run.observers, stop), stop=end)
+
+
+def _classes(ask: Ask, grid: Grid, device: torch.device) -> UInt8[Tensor, "n0 n1 n2"]:
+    """The likeliest class of every voxel, chunk by chunk."""
+    parts = []
+    for start in range(0, grid.size, CHUNK):
+        x = grid.points(start, start + CHUNK, device=device)
+        parts.append(ask(x).argmax(dim=1).to(torch.uint8).cpu())
+    return torch.cat(parts).reshape(grid.shape)
+
+
+def _peak_on_gpu(work: Callable[[], object], device: torch.device) -> float:
+    """Most bytes in use while something runs, over those before."""
+    work()  # what is made once, at the first call, is no matter of the grid
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    return float(torch.cuda.max_memory_allocated(device) - before)
+
+
+def _peak_alone(model: Model, image: Scan, grid: Grid) -> float:
+    """The same of a process of its own (on Linux): what a process has used before hides what it needs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model.save(folder / "model.safetensors")
+        write_nifti(folder / "image.nii.gz", image.values, image.grid)
+        (folder / "grid.json").write_text(json.dumps(grid.to_json()), encoding="utf-8")
+        code = "import sys; from scanfield.bench.protocols.iosnet import asked_alone; print(asked_alone(sys.argv[1]))"
+        found = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True)
+        return float(found.stdout)
+
+
+def asked_alone(name: str) -> float:
+    """Peak bytes of asking the model in a folder about the image on the grid there; NaN where there is no Linux."""
+    folder, status = Path(name), Path("/proc/self/status")
+    ask = iosnet.classifier(Model.load(folder), read_nifti(folder / "image.nii.gz"), "cpu")
+    grid = Grid.from_json(json.loads((folder / "grid.json").read_text(encoding="utf-8")))
+    ask(grid.points(0, 64))
+    if not status.exists():
+        return math.nan
+    Path("/proc/self/clear_refs").write_text("5")  # makes the present memory the peak
+    before = _status_bytes(status, "VmRSS")
+    _classes(ask, grid, torch.device("cpu"))
+    return float(_status_bytes(status, "VmHWM") - before)
+
+
+def _status_bytes(status: Path, key: str) -> int:
+    lines = status.read_text(encoding="utf-8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
