@@ -40,3 +40,50 @@ def development_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"SCANFIELD_DATA names '{folder}', which is not a folder")
     return path
+
+
+@pytest.fixture
+def thresholds(monkeypatch: pytest.MonkeyPatch) -> object:
+    """A trained model of a method for segmentation that is there for the length of a test: 'thresholds' calls what is
+    brighter than 50 'core' (value 7) and what is brighter than 20 'rim' (value 3), trilinear between voxels."""
+    import dataclasses
+
+    from scanfield.fields.image import ImageField
+    from scanfield.methods import api
+    from scanfield.tasks.model import Model
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        sharpness: float = 0.5
+        """of the logits, per unit of intensity"""
+
+    def classifier(model: Model, image: object, device: torch.device) -> object:
+        field = ImageField(image.values, image.grid).to(device)
+        assert not torch.is_grad_enabled() and torch.equal(model.tensors["at"].cpu(), torch.tensor([20.0, 50.0]))
+
+        def logits(x: torch.Tensor) -> torch.Tensor:
+            v = field(x)[:, 0]
+            return model.config.sharpness * torch.stack([0 * v, v - 20, 2 * v - 70], dim=1)  # equal at 20 and at 50
+
+        return logits
+
+    module = types.ModuleType("scanfield_thresholds")
+    module.Config, module.classifier, module.train = Config, classifier, None
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    words = dict.fromkeys(
+        ("title", "authors", "venue", "summary", "choose_when", "choose_not_when", "bibtex", "text"), "-"
+    )
+    card = api.Card(
+        name="thresholds",
+        label="Thresholds",
+        year=1979,
+        task="segmentation",
+        accepts=("labelled-image",),
+        module=module.__name__,
+        **words,
+    )
+    cards = {**api.discover(), card.name: card}
+    monkeypatch.setattr(api, "discover", lambda: cards)
+    facts = {"labels": {"values": [0, 3, 7], "names": ["background", "rim", "core"]}, "spacing_mm": [1.0, 1.0, 2.0]}
+    facts["intensity"] = {"low_percentile": 1, "high_percentile": 99, "ends": [[0.0, 10.0], [40.0, 100.0]]}
+    return Model("thresholds", Config(), {"at": torch.tensor([20.0, 50.0])}, facts, licence="CC0")

@@ -1,5 +1,7 @@
 """The library in one call."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,19 @@ def test_names_in_and_a_folder_out(scan, tmp_path):
     assert np.allclose(again.render(), outcome.result.render(), atol=1e-6)
     with pytest.raises(scanfield.InputError, match="already holds a run"):
         scanfield.reconstruct(path, **TINY, folder=tmp_path / "run")
+
+
+def test_metal_and_a_spectrum_bring_their_rivals(scan):
+    pytest.importorskip("xraydb")
+    metal = torch.zeros(16, 16, 1)
+    metal[7:9, 7:9] = 1.0
+    mask = scanfield.Scan(metal, scan[1].grid)
+    outcome = scanfield.reconstruct(
+        scan[0], "polyner", **TINY, metal_mask=mask, spectrum="120kVp", baselines="fast", reference=scan[1]
+    )
+    assert {"li", "nmar"} & {row.name for row in outcome.table.rows}
+    with pytest.raises(scanfield.InputError, match="no such file"):
+        scanfield.reconstruct(scan[0], "polyner", **TINY, metal_mask=mask, spectrum="a lot")
 
 
 @pytest.mark.parametrize(
@@ -86,3 +101,26 @@ def test_two_images_in_and_a_map_out(tmp_path):
         assert float((again(x[:1] * 0) - torch.tensor([3.0, 0, 0])).norm()) < 1.5
     with pytest.raises(scanfield.InputError, match="constant"):
         scanfield.register(fixed, scanfield.Scan(torch.ones(20, 18, 12), grid), **how)
+
+
+def test_a_model_in_and_new_shapes_out(tmp_path):
+    from scanfield.data.cohort import read_cohort
+    from scanfield.data.sequences import MaskSequence, write_sequence
+    from scanfield.methods.synthesis import cell_shapes
+
+    grid, lines = scanfield.Grid.centred((12, 12, 12), 1.0), ["path,subject,split"]
+    for k in range(3):
+        length = grid.points().norm(dim=1).reshape(grid.shape)
+        frames = torch.stack([length < 2.3 + 0.4 * k + 0.3 * t for t in range(3)])
+        write_sequence(tmp_path / f"{k}.nii.gz", MaskSequence(frames, grid, 2.0))
+        lines.append(f"{k}.nii.gz,{k},train")
+    (tmp_path / "cohort.csv").write_text("\n".join(lines))
+    config = replace(cell_shapes.Config.tiny(), epochs=60)
+    model = cell_shapes.train(config, read_cohort(tmp_path / "cohort.csv"), scanfield.Run())
+    model.save(tmp_path / "model.safetensors")
+    out = {"count": 2, "spread": 0.5, "meshes": False, "device": "cpu"}
+    found = scanfield.generate(tmp_path, **out, folder=tmp_path / "new")
+    assert found.frames.shape[:2] == (2, 3) and (tmp_path / "new" / "report.html").is_file()
+    again = scanfield.generate(tmp_path / "model.safetensors", **out)
+    assert torch.equal(again.frames, found.frames) and again.folder is None
+    assert not torch.equal(scanfield.generate(tmp_path, **out, seed=1).frames, found.frames)

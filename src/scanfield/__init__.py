@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from scanfield.methods.api import discover
     from scanfield.operators.simulate import CtScanOptions, simulate_ct
     from scanfield.run import Run
-    from scanfield.shortcuts import open_result, reconstruct, register
+    from scanfield.shortcuts import generate, open_result, reconstruct, register, segment
     from scanfield.space.domain import Domain
     from scanfield.space.grid import Grid
     from scanfield.space.projection import Detector, ProjectionGeometry
@@ -42,7 +42,7 @@ _HOMES = {
     "scanfield.methods.api": ("discover",),
     "scanfield.operators.simulate": ("CtScanOptions", "simulate_ct"),
     "scanfield.run": ("Run",),
-    "scanfield.shortcuts": ("open_result", "reconstruct", "register"),
+    "scanfield.shortcuts": ("generate", "open_result", "reconstruct", "register", "segment"),
     "scanfield.space.domain": ("Domain",),
     "scanfield.space.grid": ("Grid",),
     "scanfield.space.projection": ("Detector", "ProjectionGeometry"),
@@ -65,12 +65,14 @@ __all__ = [
     "ScanfieldError",
     "__version__",
     "discover",
+    "generate",
     "load",
     "open_result",
     "reconstruct",
     "register",
     "sample",
     "sample_names",
+    "segment",
     "simulate_ct",
     "write_nifti",
     "write_projections",

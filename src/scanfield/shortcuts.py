@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from scanfield.data.pair import Pair
 from scanfield.data.points import Points
 from scanfield.data.projections import read_facts
 from scanfield.data.scan import Scan
+from scanfield.data.spectra import Spectrum
+from scanfield.data.tubes import spectrum_of
 from scanfield.errors import InputError
 from scanfield.methods import api
 from scanfield.methods.config import from_json
@@ -20,9 +23,12 @@ from scanfield.methods.config import preset as config_preset
 from scanfield.run import Run, choose_device
 from scanfield.space.grid import Grid
 from scanfield.space.projection import ProjectionGeometry
-from scanfield.tasks import reconstruction, registration
+from scanfield.tasks import reconstruction, registration, segmentation, synthesis
+from scanfield.tasks.model import Model
 from scanfield.tasks.outcome import Outcome
 from scanfield.tasks.result import Reconstruction
+from scanfield.tasks.segmentation import Segmentation
+from scanfield.tasks.synthesis import Generated, GenerateOptions, Mode
 
 
 def reconstruct(
@@ -42,6 +48,8 @@ def reconstruct(
     prior_unit: CtUnit = "auto",
     grid: Grid | None = None,
     ensemble: int | None = None,
+    metal_mask: Scan | str | Path | None = None,
+    spectrum: Spectrum | str | None = None,
 ) -> Outcome:
     """Reconstructs a scan: `scanfield reconstruct` as a function.
 
@@ -61,6 +69,8 @@ def reconstruct(
         prior_unit: of its values, likewise.
         grid: where to render; by default as the scan asks.
         ensemble: fit so many members from as many seeds; `outcome.uncertainty` says how far they agree.
+        metal_mask: image on the scan's grid, not zero in metal; adds corrections of metal to the rivals.
+        spectrum: of the X-rays, where the scan does not state it: '120kVp', or a file of keV and photons.
 
     Raises:
         InputError: the method does not take this data or a prior, or a name, a setting or a file is wrong.
@@ -70,6 +80,10 @@ def reconstruct(
     assert isinstance(scan, Measurement)
     if not isinstance(scan.acquisition, ProjectionGeometry):
         raise InputError("this function takes CT projections", fix="k-space: scanfield.tasks.mri.reconstruct_kspace")
+    if metal_mask is not None:
+        scan = replace(scan, metal=_image(metal_mask))
+    if spectrum is not None:
+        scan = replace(scan, spectrum=spectrum if isinstance(spectrum, Spectrum) else spectrum_of(spectrum))
     module = api.load(method)
     config = from_json(module.Config, settings or {}, base=config_preset(module.Config, preset), where="settings")
     mu_water = None if isinstance(data, Measurement) else read_facts(data).mu_water_per_mm
@@ -144,6 +158,84 @@ def register(
     )
 
 
+def segment(
+    image: Scan | str | Path,
+    model: Model | str | Path,
+    *,
+    folder: str | Path | None = None,
+    device: str = "auto",
+    grid: Grid | None = None,
+    spacing_mm: float | None = None,
+    reference: Scan | str | Path | None = None,
+    tolerance_mm: float | None = None,
+    refine: bool = False,
+    largest: bool = False,
+) -> Segmentation:
+    """Segments an image with a trained model: `scanfield segment` as a function.
+
+    Args:
+        image: one channel, or the file it is in.
+        model: what `scanfield train` wrote, or the folder or file of it.
+        folder: where to write everything; it must not hold a run yet. None keeps all in memory.
+        device: as on the command line.
+        grid, spacing_mm: where the classes are asked for; by default the image's own voxels.
+        reference: labels to judge by, with the values of the model's label table, on any grid.
+        tolerance_mm: of the surface Dice; by default the reference's largest voxel size.
+        refine: ask at every fourth voxel first, and then only near borders.
+        largest: keep the largest part of every class alone.
+
+    Raises:
+        InputError: the model is none for segmentation or does not suit the image; the reference does not suit them;
+            both a grid and a spacing are given.
+    """
+    if grid is not None and spacing_mm is not None:
+        raise InputError("the grid follows from 'grid' or from 'spacing_mm', not from both")
+    scan = _image(image)
+    trained = model if isinstance(model, Model) else Model.load(model)
+    run = Run(folder=None if folder is None else Path(folder), device=choose_device(device))
+    return segmentation.segment(
+        scan,
+        trained,
+        run,
+        grid=grid if spacing_mm is None else scan.grid.resampled(spacing_mm),
+        reference=None if reference is None else _image(reference),
+        tolerance_mm=tolerance_mm,
+        refine=refine,
+        largest=largest,
+        request={"inputs": [str(name) for name in (image, reference) if isinstance(name, str | Path)]},
+    )
+
+
+def generate(
+    model: Model | str | Path,
+    *,
+    count: int = 20,
+    mode: Mode = "prior",
+    spread: float = 1.0,
+    frames: int | None = None,
+    spacing_mm: float | None = None,
+    meshes: bool = True,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Generated:
+    """Draws new shapes in space and time from a trained model: `scanfield generate` as a function.
+
+    Args:
+        model: what `scanfield train` wrote, or the folder or file of it.
+        count, mode, spread, frames, spacing_mm, meshes: what to generate (`tasks.synthesis.GenerateOptions`).
+        folder: where to write everything; it must not hold a run yet. None keeps all in memory.
+        seed, device: as on the command line.
+
+    Raises:
+        InputError: the model makes no shapes, or a setting is wrong.
+    """
+    options = GenerateOptions(count, mode, spread, frames, spacing_mm, meshes)
+    trained = model if isinstance(model, Model) else Model.load(model)
+    run = Run(folder=None if folder is None else Path(folder), device=choose_device(device), seed=seed)
+    return synthesis.generate(trained, options, run, request={"inputs": []})
+
+
 def _attenuation(what: str, image: Scan | str | Path | None, unit: CtUnit, mu_water: float | None) -> Scan | None:
     """A CT image in 1/mm, if there is one."""
     if image is None:
@@ -157,7 +249,7 @@ def _attenuation(what: str, image: Scan | str | Path | None, unit: CtUnit, mu_wa
 def _image(scan: Scan | str | Path) -> Scan:
     found = scan if isinstance(scan, Scan) else load(scan)
     if isinstance(found, Measurement):
-        raise InputError("registration takes two images; this file holds projections", where=str(scan))
+        raise InputError("an image is needed here; this file holds projections", where=str(scan))
     return found
 
 

@@ -17,6 +17,7 @@ import torch
 
 from scanfield.data.cohort import Cohort, read_cohort
 from scanfield.data.dose import Dose
+from scanfield.data.labels import LabelTable, write_label_table
 from scanfield.data.measurement import Measurement, Noise
 from scanfield.data.nifti import write_nifti
 from scanfield.data.pair import Pair
@@ -24,6 +25,7 @@ from scanfield.data.phantoms import Ellipsoid, Phantom
 from scanfield.data.rawmri import KSpace
 from scanfield.data.samples import sample
 from scanfield.data.scan import Scan
+from scanfield.data.sequences import MaskSequence, write_sequence
 from scanfield.data.slices import SliceSet, slice_set
 from scanfield.data.stacks import Stack
 from scanfield.fields.image import ImageField
@@ -232,4 +234,59 @@ def _image_cohort(folder: Path) -> Cohort:
     return read_cohort(folder / "cohort.csv")
 
 
-COHORTS: dict[str, Callable[[Path], Cohort]] = {"image": _image_cohort}
+LABELS = LabelTable((0, 3, 7), ("background", "bright", "dark"))
+
+
+UNSEEN = (6.5, -1.0, 7.0)  # a person whom no cohort lists
+
+
+def labelled_discs(a: float, b: float, radius: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A slice with a bright disc at (a, b) and a darker one across from it, and its label map (values of `LABELS`)."""
+    bright = Ellipsoid((a, b, 0.0), (radius, radius, math.inf), value=0.02)
+    dark = Ellipsoid((-a, -b, 0.0), (4.5, 4.5, math.inf), value=0.01)
+    labels = torch.zeros(GRID.shape, dtype=torch.uint8)
+    for value, disc in zip(LABELS.values[1:], (bright, dark), strict=True):
+        labels[true_values(GRID, Phantom((disc,))) > 0] = value
+    return true_values(GRID, Phantom((bright, dark))), labels
+
+
+def _labelled_cohort(folder: Path) -> Cohort:
+    """Images, label maps and their tables in a folder."""
+    lines = ["path,label,subject,split"]
+    for k, (split, a, b) in enumerate(PEOPLE):
+        values, labels = labelled_discs(a, b, 6.0 + k / 2)
+        write_nifti(folder / f"{k}.nii.gz", values, GRID, unit="1/mm")
+        write_nifti(folder / f"{k}_label.nii.gz", labels, GRID)
+        lines.append(f"{k}.nii.gz,{k}_label.nii.gz,person {k},{split}")
+    (folder / "cohort.csv").write_text("\n".join(lines))
+    write_label_table(folder / "labels.csv", LABELS)
+    return read_cohort(folder / "cohort.csv", labels=folder / "labels.csv")
+
+
+def growing(k: int) -> MaskSequence:
+    """A ball that grows and moves for 9 s, on an oblique, left-handed grid of its own, far away from the origin."""
+    shape = (15 + k % 2, 16, 14)
+    affine = frame() @ in_gantry(shape, (-1.0 - 0.1 * k, 1.0, 1.1), turn_deg=10.0 * k)
+    affine[:3, 3] += 30.0 * k
+    grid, frames = Grid(shape, affine), 4 - k % 2
+    x, times = grid.points().double() - torch.tensor(grid.centre_mm), torch.linspace(0, 1, frames)
+    moved = torch.tensor([0.8, -0.4, 0.3]) * (1 - 0.3 * k)
+    masks = [((x - (t - 0.5) * moved).norm(dim=1) < 2.6 + 0.3 * k + t).reshape(shape) for t in times]
+    return MaskSequence(torch.stack(masks), grid, 9.0 / (frames - 1))
+
+
+def _sequence_cohort(folder: Path) -> Cohort:
+    """Sequences of masks and their table in a folder."""
+    lines = ["path,subject,split"]
+    for k, (split, _, _) in enumerate(PEOPLE):
+        write_sequence(folder / f"{k}.nii.gz", growing((k + 1) % len(PEOPLE)))
+        lines.append(f"{k}.nii.gz,cell {k},{split}")
+    (folder / "cohort.csv").write_text("\n".join(lines))
+    return read_cohort(folder / "cohort.csv")
+
+
+COHORTS: dict[str, Callable[[Path], Cohort]] = {
+    "image": _image_cohort,
+    "labelled-image": _labelled_cohort,
+    "mask-sequence": _sequence_cohort,
+}

@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import itertools
 import json
+import math
 import re
 import sys
 import tempfile
@@ -23,7 +24,10 @@ import numpy as np
 import pytest
 import torch
 
+from scanfield.data.labels import LabelTable
+from scanfield.data.phantoms import Ellipsoid, Phantom
 from scanfield.data.scan import Scan
+from scanfield.data.sequences import read_sequence
 from scanfield.fields import calculus
 from scanfield.methods import api, config
 from scanfield.run import Run
@@ -43,7 +47,11 @@ def _load(name: str) -> ModuleType:
 
 tiny_data = _load("data")
 METHODS = sorted(api.discover())
-CASES = [(name, kind) for name in METHODS for kind in api.card(name).accepts]
+ALL = [(name, kind) for name in METHODS for kind in api.card(name).accepts]
+LEARNERS = ("segmentation", "synthesis")  # tasks of methods whose result is the trained model: they fit no single scan
+CASES = [(name, kind) for name, kind in ALL if api.card(name).task not in LEARNERS]
+SEGMENTERS = [(name, kind) for name, kind in ALL if api.card(name).task == "segmentation"]
+SHAPERS = [(name, kind) for name, kind in ALL if api.card(name).task == "synthesis"]
 PAIRS = [(name, kind) for name, kind in CASES if api.card(name).task == "registration"]
 IMAGES = [case for case in CASES if case not in PAIRS]
 
@@ -56,9 +64,11 @@ def trained(name: str, kind: str, seed: int) -> Model | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         cohort = tiny_data.COHORTS[kind](Path(folder))
+        states = torch.get_rng_state(), np.random.get_state()[1].copy()
         start = time.process_time()
         model: Model = module.train(module.Config.tiny(), cohort, Run(seed=seed))
     seconds = time.process_time() - start
+    assert torch.equal(states[0], torch.get_rng_state()) and (states[1] == np.random.get_state()[1]).all()
     assert seconds < 20, f"training with Config.tiny() took {seconds:.0f} s of CPU time"
     return model
 
@@ -100,7 +110,7 @@ def test_card_is_complete(name):
     assert 1980 <= card.year <= 2100
     assert card.link.startswith("https://"), "the card needs a doi, an arxiv number or a url"
     assert card.accepts and len(set(card.accepts)) == len(card.accepts)
-    unknown = set(card.accepts) - set(tiny_data.KINDS)
+    unknown = set(card.accepts) - set(tiny_data.COHORTS if card.task in LEARNERS else tiny_data.KINDS)
     assert not unknown, f"kinds without tiny data in tests/conformance/data.py: {unknown}"
 
 
@@ -126,13 +136,18 @@ def test_bibtex_parses_and_agrees_with_the_card(name):
 # The module ----------------------------------------------------------------------------------------------------------
 
 
+PARTS = {"registration": ("build", "fit", "transform"), "segmentation": ("train", "classifier")}
+PARTS |= {"synthesis": ("train", "codes", "draw", "shape", "canvas")}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_module_defines_what_a_method_is_and_nothing_it_must_not(name):
     module = api.load(name)
-    registers = api.card(name).task == "registration"
-    for part in ("build", "fit", "transform") if registers else ("build", "fit", "render", "predict"):
-        assert callable(vars(module)[part])
-    assert {"held_out", "prior"} <= set(inspect.signature(module.fit).parameters)
+    task = api.card(name).task
+    parts = PARTS.get(task, ("build", "fit", "render", "predict"))
+    assert all(callable(vars(module)[part]) for part in parts)
+    if "fit" in parts:
+        assert {"held_out", "prior"} <= set(inspect.signature(module.fit).parameters)
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     banned = {
@@ -191,7 +206,7 @@ def test_tiny_fit_takes_seconds_and_uses_no_global_random_state(name, kind):
     assert not moved, "a global random state was used: draw from run.generator(...)"
 
 
-TRAINED = [(name, kind) for name, kind in CASES if "train" in vars(api.load(name))]
+TRAINED = [(name, kind) for name, kind in ALL if "train" in vars(api.load(name))]
 
 
 @pytest.mark.parametrize(("name", "kind"), TRAINED)
@@ -202,10 +217,12 @@ def test_training_watches_others_and_its_model_needs_no_data(name, kind, tmp_pat
         first, last = (sum(log.history[k]["loss"].values()) for k in (0, -1))
         assert last < first and log.history[-1]["held_out"] is not None
     model.save(tmp_path / "model.safetensors")
-    back, case = Model.load(tmp_path), tiny_data.KINDS[kind]()
+    back = Model.load(tmp_path)
     assert back.key == model.key
-    result = api.load(name).fit(back.config, case.data, Run(seed=3), held_out=case.held_out, prior=back)
-    assert torch.equal(output(result), output(fitted(name, kind)[0]))
+    if (name, kind) in CASES:
+        case = tiny_data.KINDS[kind]()
+        result = api.load(name).fit(back.config, case.data, Run(seed=3), held_out=case.held_out, prior=back)
+        assert torch.equal(output(result), output(fitted(name, kind)[0]))
 
 
 @pytest.mark.parametrize(("name", "kind"), TRAINED)
@@ -221,7 +238,7 @@ def test_training_killed_and_resumed_is_bit_equal(name, kind, tmp_path):
     (tmp_path / "cohort").mkdir()
     cohort = tiny_data.COHORTS[kind](tmp_path / "cohort")
     cut = module.train(module.Config.tiny(), cohort, run)
-    assert cut.logs[0].stopped == "interrupted" and cut.key != trained(name, kind, 3).key
+    assert cut.logs[0].stopped == "interrupted" and cut.logs[0].steps < trained(name, kind, 3).logs[0].steps
     again = module.train(module.Config.tiny(), cohort, Run(tmp_path, seed=3, resume=True))
     assert again.key == trained(name, kind, 3).key
 
@@ -331,18 +348,31 @@ def test_saved_and_loaded_renders_the_same(name, kind, tmp_path):
     assert [log.to_json() for log in back.logs] == [log.to_json() for log in result.logs]
 
 
+class Watched:
+    """A preview that looks after every seventh step."""
+
+    def show(self, image: Any, grid: Grid, unit: str) -> None:
+        self.image, self.grid = image, grid
+
+    def look(self, stage: str, step: int, in_place: Any) -> None:
+        if step % 7 == 0 and "image" in vars(self):
+            with in_place(), torch.no_grad():
+                seen = self.image(self.grid)
+            assert tuple(seen.shape[:3]) == self.grid.shape and torch.isfinite(seen).all() and seen.device.type == "cpu"
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_the_seed_decides_everything(name, kind):
     module, case = api.load(name), tiny_data.KINDS[kind]()
 
-    def image(seed: int) -> Any:
-        prior, run = trained(name, kind, seed), Run(seed=seed)
+    def image(seed: int, preview: Watched | None) -> Any:
+        prior, run = trained(name, kind, seed), Run(seed=seed, preview=preview)
         return output(module.fit(module.Config.tiny(), case.data, run, held_out=case.held_out, prior=prior))
 
-    torch.manual_seed(11)  # what others do with the global generator must not matter
+    torch.manual_seed(11)  # what others do with the global generator, or who looks on, must not matter
     first = output(fitted(name, kind)[0])
-    assert torch.equal(image(3), first)
-    assert not torch.equal(image(4), first)
+    assert torch.equal(image(3, Watched()), first)
+    assert not torch.equal(image(4, None), first)
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -365,3 +395,121 @@ def test_killed_and_resumed_is_bit_equal(name, kind, tmp_path):
     run = Run(tmp_path, seed=3, resume=True)
     again = module.fit(module.Config.tiny(), case.data, run, held_out=case.held_out, prior=trained(name, kind, 3))
     assert torch.equal(output(again), output(whole))
+
+
+# Segmentation --------------------------------------------------------------------------------------------------------
+
+
+def logits(model: Model, grid: Grid) -> torch.Tensor:
+    """What a model says of a person that it has not seen, at the voxel centres of a grid."""
+    image = Scan(tiny_data.labelled_discs(*tiny_data.UNSEEN)[0], tiny_data.GRID, "1/mm")
+    with torch.no_grad():
+        classify = api.load(model.method).classifier(model, image, torch.device("cpu"))
+        return classify(grid.points())
+
+
+@pytest.mark.parametrize(("name", "kind"), SEGMENTERS)
+def test_model_says_which_classes_it_knows(name, kind):
+    model = trained(name, kind, 3)
+    assert LabelTable.from_json(model.facts["labels"]) == tiny_data.LABELS
+    said = logits(model, tiny_data.GRID)
+    assert said.shape == (tiny_data.GRID.size, len(tiny_data.LABELS)) and torch.isfinite(said).all()
+    assert not said.requires_grad
+    far = tiny_data.GRID.resampled(20.0).moved(np.diag([3.0, 3.0, 3.0, 1.0]))
+    assert torch.isfinite(logits(model, far)).all(), "also far beyond the image"
+
+
+@pytest.mark.parametrize(("name", "kind"), SEGMENTERS)
+@pytest.mark.parametrize("grid", [tiny_data.GRID, tiny_data.OTHER_GRID], ids=["own grid", "another grid"])
+def test_classes_lie_at_their_place_in_the_world(name, kind, grid):
+    """Of a person that was not learned from, on an oblique, left-handed grid and on another one of the same slice."""
+    found = logits(trained(name, kind, 3), grid).argmax(dim=1)
+    x = grid.points().double()
+    a, b, radius = tiny_data.UNSEEN
+    disc = Phantom((Ellipsoid((a, b, 0.0), (radius, radius, math.inf), value=1.0),))
+    true = tiny_data.true_values(grid, disc).flatten() > 0
+    bright = found == 1
+    dice = 2 * int((bright & true).sum()) / int(bright.sum() + true.sum())
+    assert dice > 0.7, f"Dice {dice:.2f}"
+    assert (x[bright].mean(dim=0) - x[true].mean(dim=0)).norm() < tiny_data.SPACING_MM
+
+
+@pytest.mark.parametrize(("name", "kind"), SEGMENTERS)
+def test_saved_and_loaded_classifies_the_same(name, kind, tmp_path):
+    model = trained(name, kind, 3)
+    model.save(tmp_path / "model.safetensors")
+    assert torch.equal(logits(Model.load(tmp_path), tiny_data.OTHER_GRID), logits(model, tiny_data.OTHER_GRID))
+
+
+@pytest.mark.parametrize(("name", "kind"), SEGMENTERS)
+def test_the_seed_decides_a_training(name, kind):
+    torch.manual_seed(12)  # what others do with the global generator must not matter
+    first, grid = logits(trained(name, kind, 3), tiny_data.GRID), tiny_data.GRID
+    trained.cache_clear()
+    assert torch.equal(logits(trained(name, kind, 3), grid), first)
+    assert not torch.equal(logits(trained(name, kind, 4), grid), first)
+
+
+# Synthesis -----------------------------------------------------------------------------------------------------------
+
+
+def distances(model: Model, code: torch.Tensor, grid: Grid, time_s: float) -> torch.Tensor:
+    """The shape of a code at one moment, at the voxel centres of a grid."""
+    x = torch.cat([grid.points(), torch.full((grid.size, 1), time_s)], dim=1)
+    with torch.no_grad():
+        return api.load(model.method).shape(model, code, torch.device("cpu"))(x)
+
+
+@pytest.mark.parametrize(("name", "kind"), SHAPERS)
+def test_shapes_are_those_of_the_training_sequences_around_their_centres(name, kind, tmp_path):
+    """Each on its own oblique, left-handed grid, far from the origin."""
+    module, model = api.load(name), trained(name, kind, 3)
+    members = tiny_data.COHORTS[kind](tmp_path).part("train")
+    codes = module.codes(model)
+    assert len(codes) == len(members)
+    for code, member in zip(codes, members, strict=True):
+        sequence, centred = read_sequence(member.path), np.eye(4)
+        centred[:3, 3] = -sequence.centre_mm
+        grid = sequence.grid.moved(centred)
+        for mask, moment in zip(sequence.frames, sequence.times_s, strict=True):
+            found = distances(model, code, grid, float(moment)).reshape(grid.shape) < 0
+            dice = 2 * int((found & mask).sum()) / int(found.sum() + mask.sum())
+            assert dice > 0.7, f"{member.path.name} at {moment:g} s: Dice {dice:.2f}"
+
+
+@pytest.mark.parametrize(("name", "kind"), SHAPERS)
+def test_shapes_are_distances_everywhere_and_the_canvas_holds_them(name, kind):
+    module, model = api.load(name), trained(name, kind, 3)
+    grid, times = module.canvas(model)
+    assert np.allclose(grid.centre_mm, 0, atol=1e-6) and times[0] == 0 and all(np.diff(times) > 0)
+    far = grid.resampled(3.0 * grid.spacing_mm[0]).moved(np.diag([5.0, 5.0, 5.0, 1.0]))
+    for code in module.codes(model):
+        for moment in times:
+            inside = distances(model, code, grid, moment).reshape(grid.shape) < 0
+            assert inside.any() and not inside[[0, -1]].any() and not inside[:, [0, -1]].any()
+        assert torch.isfinite(distances(model, code, far, 10 * times[-1])).all()
+    assert distances(model, code, grid, 0.0).shape == (grid.size, 1)
+
+
+@pytest.mark.parametrize(("name", "kind"), SHAPERS)
+def test_drawn_codes_follow_the_generator_and_their_spread(name, kind):
+    module, model = api.load(name), trained(name, kind, 3)
+    drawn = [module.draw(model, 5, torch.Generator().manual_seed(seed), spread=1.0) for seed in (0, 0, 1)]
+    assert drawn[0].shape == (5, module.codes(model).shape[1]) and torch.isfinite(drawn[0]).all()
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    none = module.draw(model, 2, torch.Generator().manual_seed(0), spread=0.0)
+    assert torch.equal(none[0], none[1])
+
+
+@pytest.mark.parametrize(("name", "kind"), SHAPERS)
+def test_saved_and_loaded_shapes_are_the_same_and_the_seed_decides(name, kind, tmp_path):
+    module, model = api.load(name), trained(name, kind, 3)
+    model.save(tmp_path / "model.safetensors")
+    back, (grid, times) = Model.load(tmp_path), module.canvas(model)
+    assert torch.equal(module.codes(back), module.codes(model))
+    first = distances(model, module.codes(model)[0], grid, times[-1])
+    assert torch.equal(distances(back, module.codes(back)[0], grid, times[-1]), first)
+    torch.manual_seed(13)  # what others do with the global generator must not matter
+    trained.cache_clear()
+    again, other = trained(name, kind, 3), trained(name, kind, 4)
+    assert again.key == model.key and other.key != model.key

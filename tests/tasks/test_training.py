@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from scanfield.data.cohort import Cohort, read_cohort
+from scanfield.data.labelled import label_table
 from scanfield.data.nifti import write_nifti
 from scanfield.errors import InputError
+from scanfield.methods import api
 from scanfield.methods.compression import coinpp
 from scanfield.run import Run
 from scanfield.space.grid import Grid
@@ -73,6 +77,40 @@ def test_what_cannot_be_trained_is_refused(cohort, tmp_path):
     train(cohort, "coinpp", CONFIG, Run(tmp_path / "m", seed=1))
     with pytest.raises(InputError, match="already holds a run"):
         train(cohort, "coinpp", CONFIG, Run(tmp_path / "m", seed=1))
+
+
+def test_what_a_method_accepts_decides_what_a_cohort_must_hold(cohort, tmp_path, monkeypatch):
+    """A stand-in that needs label maps: refused before the folder is made, trained once they are there."""
+    trained = []
+
+    def train_it(config, cohort, run):
+        trained.append(label_table(cohort))
+        return Model("standin", CONFIG, {"w": torch.zeros(1)})
+
+    card = replace(api.card("coinpp"), name="standin", accepts=("labelled-image",), module="standin")
+    monkeypatch.setitem(sys.modules, "standin", SimpleNamespace(train=train_it, Config=coinpp.Config))
+    monkeypatch.setattr(api, "discover", lambda: {"standin": card})
+    with pytest.raises(InputError, match="has no label map"):
+        train(cohort, "standin", CONFIG, Run(tmp_path / "m"))
+    assert trained == [] and not (tmp_path / "m").exists()
+    members = []
+    for k, member in enumerate(cohort.members):
+        label = tmp_path / f"{k}.nii.gz"
+        write_nifti(label, torch.arange(256).reshape(GRID.shape) % (k + 2), GRID)
+        members.append(replace(member, label=label))
+    labelled = replace(cohort, members=tuple(members[:2]))
+    train(labelled, "standin", CONFIG, Run(tmp_path / "m"))
+    assert trained[0].values == (0, 1, 2) and (tmp_path / "m" / FILE).is_file()
+    with pytest.raises(InputError, match="outside the table: 3"):
+        train(replace(cohort, members=tuple(members)), "standin", CONFIG, Run(tmp_path / "n"))
+
+
+def test_methods_for_other_data_are_refused(cohort, monkeypatch):
+    card = replace(api.card("coinpp"), name="standin", accepts=("kspace",), module="standin")
+    monkeypatch.setitem(sys.modules, "standin", SimpleNamespace(train=None))
+    monkeypatch.setattr(api, "discover", lambda: {"standin": card})
+    with pytest.raises(InputError, match="does not take data of kind 'image'; it takes kspace"):
+        train(cohort, "standin", CONFIG, Run())
 
 
 def test_another_cohort_is_noticed(cohort):

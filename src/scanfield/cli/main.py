@@ -29,6 +29,8 @@ COMMANDS = {
     "warp": ("warp", "a registration applied to images, labels or points, either way"),
     "dose": ("dose", "a planned dose -> a small file, and what that costs in a planner's terms"),
     "train": ("train", "images of many people -> a model, for methods that learn from them"),
+    "segment": ("segment", "an image and a trained model -> classes on any grid, surfaces, uncertainty"),
+    "generate": ("generate", "a trained shape model -> new shapes in space and time"),
     "compress": ("compress", "a volume -> a small file, beside standard codecs of the same size"),
     "decompress": ("decompress", "a compressed volume -> an image, whole, in part or at any spacing"),
     "inspect": ("inspect", "what a compressed file holds, and where its bytes are"),

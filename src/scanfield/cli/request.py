@@ -124,6 +124,7 @@ class TrainRequest(Request):
 
     cohort: str
     licence: str
+    labels: str | None = None
 
     program = "train"
 

@@ -25,6 +25,7 @@ KINDS = {
     "ct": "CT projections of a CT image: parallel, fan or cone beam",
     "stacks": "stacks of thick MR slices of a moving body, with the true poses",
     "kspace": "raw MR data of a slice that beats or brightens, with the true series",
+    "cells": "masks of objects that grow, move and divide, as a cohort of sequences",
 }
 USAGE = "\n".join(
     [
@@ -59,6 +60,10 @@ def main(argv: Sequence[str]) -> int:
         from scanfield.cli import simulate_kspace
 
         return simulate_kspace.main(argv)
+    if arguments[0] == "cells":
+        from scanfield.cli import simulate_cells
+
+        return simulate_cells.main(argv)
     return _ct(_ct_parser().parse(arguments[1:]), ["scanfield", *argv])
 
 

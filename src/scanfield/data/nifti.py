@@ -28,6 +28,7 @@ from scanfield.space.grid import Grid
 
 _UNIT = re.compile(r"\bunit=(\S+)")
 _MM_PER_UNIT = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # the header's codes for unknown, metre, millimetre, micron
+_S_PER_UNIT = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}  # unknown, second, millisecond, microsecond
 _DEFLATE_LIMIT = 1032  # the largest compression ratio a gzip stream can have
 _CHUNK = 2**24
 _Bytes = BufferedReader | gzip.GzipFile
@@ -134,6 +135,12 @@ class NiftiLayout:
     scaled: bool
     compressed: bool
     _header: nib.Nifti1Header
+
+    @property
+    def step_s(self) -> float | None:
+        """Seconds from one frame to the next; None where the header states none. An unknown unit counts as seconds."""
+        scale, step = _S_PER_UNIT.get(int(self._header["xyzt_units"]) & 56), float(self._header["pixdim"][4])
+        return step * scale if scale is not None and np.isfinite(step) and step > 0 else None
 
     def values(self, stored: np.ndarray) -> np.ndarray:
         """Stored numbers on the header's scale; float32 if there is one."""

@@ -61,9 +61,23 @@ A method that learns from many images also defines
 
     train(config, cohort, run) -> Model      a `tasks.model.Model` from a `data.cohort.Cohort`
 
+What its card accepts ('image', 'labelled-image', 'mask-sequence') decides what the cohort is checked for before.
 Its `fit` gets the model as `prior`, with a configuration that starts from the model's own. Weights of the field that
 have the name of one of the model's tensors are left out of `.sfz` files; reading them needs the model. `Config.tiny()`
 trains in seconds on `COHORTS` of `tests/conformance/data.py`.
+
+A method for segmentation fits no single image: it defines `train` and, in place of `build`, `fit`, `render`, `predict`,
+
+    classifier(model, image, device) -> Callable   world points (n, 3) mm on `device` -> logits (n, classes), in the
+                                             order of the label table `model.facts['labels']`, without gradients
+
+A method for synthesis learns from sequences of masks and fits no single scan either: beside `train` it defines
+
+    codes(model) -> Tensor                   (n, k), the codes of the training sequences
+    draw(model, count, generator, *, spread) -> Tensor   (count, k) new codes, `spread` times as spread as those
+    shape(model, code, device) -> Module     signed distance in mm, negative inside, (*n, 4) -> (*n, 1), of points
+                                             (x, y, z, t) in mm and s; the sequence is centred at 0 and begins at t = 0
+    canvas(model) -> (Grid, list[float])     voxels and moments that suit what it was trained on
 
 A method for doses takes a `Dose`; `Config` has `bits_per_voxel` and `steps`. It also defines
 

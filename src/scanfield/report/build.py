@@ -28,12 +28,15 @@ from scanfield.report.plate import Plate
 from scanfield.report.posterior import posterior_plates
 from scanfield.report.prior import change_figure, prior_of
 from scanfield.report.record import Column, Picture, Projections, Record, read_record
+from scanfield.report.segmentation import segmentation_plates
 from scanfield.report.spectral import spectral_plates
 from scanfield.report.stacks import motion_figure, read_slices, slices_figure
+from scanfield.report.synthesis import synthesis_plates
 
 PAGE_BYTES = 4_000_000  # of pictures in the page; base64 adds a third
 COARSEST_DPI = 80
-KIND_LABELS = {"method": "method", "read-out": "read-out of the field", "baseline": "baseline", "reference": ""}
+KIND_LABELS = {"method": "method", "read-out": "read-out of the field", "baseline": "baseline"}
+KIND_LABELS |= {"reference": "", "class": "class"}
 
 
 def build_report(run_folder: Path) -> Path:
@@ -60,6 +63,8 @@ def build_report(run_folder: Path) -> Path:
         ) from None
     window = _window(record) if record.pictures else (0.0, 1.0)
     sections = {
+        "Segmentation": list(segmentation_plates(folder, record.facts, window)),
+        "Shapes": list(synthesis_plates(folder, record.facts)),
         "Images": list(_image_plates(record)),
         "Change since the prior": list(_prior_plates(record)),
         "Uncertainty": list(posterior_plates(folder, record, window)),
@@ -101,8 +106,8 @@ def _embedded(plates: list[Plate], finest: dict[str, bytes]) -> dict[str, str]:
 def _image_plates(record: Record) -> Iterator[Plate]:
     """All images with errors against the first reference, a figure a view; for the first view also errors against
     every other reference."""
-    if record.grid is None:
-        return
+    if record.grid is None or record.facts.get("segmentation") is not None:
+        return  # the image of a segmentation is shown with its outlines
     unit = record.text("unit") or "arbitrary unit"
     window, hu = _window(record), _hu_window(record)
     results = [picture for picture in record.pictures if picture.kind != "reference"]

@@ -8,11 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scanfield.data.sequences import MaskSequence
+from scanfield.report.pictures import encode
+from scanfield.report.segmentation import SegmentationRecord, overlay_figure, planes
 from scanfield.report.snapshot import snapshot, usual_window
+from scanfield.report.synthesis import contact_sheet
 from scanfield.report.views import views
 from scanfield.space.grid import Grid
 
 HEIGHT = 220  # pixels
+NOTEBOOK_DPI = 110
 
 
 def images_html(named: Sequence[tuple[str, np.ndarray]], grid: Grid) -> str:
@@ -35,3 +40,17 @@ def images_html(named: Sequence[tuple[str, np.ndarray]], grid: Grid) -> str:
             f'src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
         )
     return f'<div style="display:flex;flex-wrap:wrap">{"".join(shown)}</div>'
+
+
+def segmentation_html(record: SegmentationRecord) -> str:
+    """Outlines of the classes and the uncertainty in the first plane worth showing."""
+    view = planes(record)[0]
+    figure = overlay_figure(record, view, usual_window(view.cut(record.image)))
+    data = base64.b64encode(encode(figure, "png", NOTEBOOK_DPI)).decode("ascii")
+    return f'<img alt="outlines of the classes, {view.name} plane" src="data:image/png;base64,{data}">'
+
+
+def shapes_html(sequences: Sequence[MaskSequence]) -> str:
+    """Some moments of generated sequences, shaded."""
+    data = base64.b64encode(encode(contact_sheet(sequences), "png", NOTEBOOK_DPI)).decode("ascii")
+    return f'<img alt="shapes in time" src="data:image/png;base64,{data}">'

@@ -21,6 +21,7 @@ from scanfield.kernels.backend import backend_for
 from scanfield.methods import api
 from scanfield.run import Run
 from scanfield.space.grid import Grid
+from scanfield.tasks.table import Kind
 
 SCHEMA = 1
 
@@ -35,7 +36,7 @@ class Picture:
 
     name: str
     label: str
-    kind: Literal["method", "read-out", "baseline", "reference"]
+    kind: Kind | Literal["reference"]
     values: Tensor
     note: str = ""
     step_s: float | None = None
@@ -72,12 +73,14 @@ def begin(run: Run, facts: dict[str, Any]) -> None:
 def _clear(folder: Path) -> None:
     """Removes what an earlier run left, and nothing else."""
     surfaces = ("surface*.ply", "surface*.surf.gii")
-    for pattern in ("state/*.safetensors", "figures/*", "*.nii.gz", "slices/*.nii.gz", *surfaces):
+    for pattern in ("state/*.safetensors", "figures/*", "*.nii.gz", "slices/*.nii.gz", "meshes/*.ply", *surfaces):
         for old in folder.glob(pattern):
             old.unlink()
-    tables = ("landmarks.csv", "dice.csv", "slices.json", "slices.npz", "dvh.csv", "dvh_curves.csv")
+    tables = ("landmarks.csv", "dice.csv", "labels.csv", "slices.json", "slices.npz", "dvh.csv", "dvh_curves.csv")
+    shapes = ("descriptors.csv", "canvas.npz", "contact_sheet.png")
     files = ("dose.sfz", "dose.dcm", "model.safetensors", "energies.json")
-    for name in ("run.json", "report.html", "measurements.npz", "kspace.npz", "field.safetensors", *tables, *files):
+    pages = ("run.json", "report.html", "measurements.npz", "kspace.npz", "field.safetensors")
+    for name in (*pages, *tables, *shapes, *files):
         (folder / name).unlink(missing_ok=True)
 
 

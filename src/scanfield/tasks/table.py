@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["method", "read-out", "baseline"]
+Kind = Literal["method", "read-out", "baseline", "class"]
 
 
 @dataclass(frozen=True)
