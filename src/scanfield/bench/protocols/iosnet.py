@@ -50,7 +50,7 @@ Ask = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n k"]]
 
 TABLE = LabelTable((0, 1, 2), ("background", "anterior", "posterior"))
 TRAIN, VALIDATION = 60, 10  # people; the others judge
-CONFIG = replace(iosnet.Config.fast(), steps=3000)
+CONFIG = replace(iosnet.Config.fast(), steps=1500)
 EARLY = 0.1  # of the steps
 SEEDS = (0, 1)
 FINE, COARSE = "IOSNet, labels at full resolution", "IOSNet, labels at half resolution"
