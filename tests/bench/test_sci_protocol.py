@@ -41,7 +41,7 @@ def test_a_small_block_gives_a_table(monkeypatch):
     monkeypatch.setattr(protocol, "FAST", tiny)
     result = protocol.BenchResult()
     jobs = protocol.table_jobs(block)
-    rows_of = {("small", job.title): protocol.coded(job, Run()) for job in jobs}
+    rows_of = {("small", job.title): protocol.filed(job, Run()) for job in jobs}
     protocol._compare(block, rows_of, result)
     rows = {(row["ratio"], row["row"]): row for row in result.table if "ratio" in row}
     for ratio in (10, 14):

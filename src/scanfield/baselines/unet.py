@@ -29,12 +29,18 @@ from scanfield.fields.networks.pyramid import (
     normalisation,
 )
 from scanfield.fields.pyramid import FeaturePyramid
-from scanfield.fitting.crops import Crop, CropConfig, CropSource, LabelledImage, batch, check_axes, draw_crop
-from scanfield.fitting.groups import ParameterGroup, adam
+from scanfield.fitting.crops import (
+    Crop,
+    CropConfig,
+    CropSource,
+    LabelledImage,
+    batch,
+    check_axes,
+    draw_crop,
+    learn_from_crops,
+)
 from scanfield.fitting.log import FitLog
-from scanfield.fitting.minimise import FitConfig
-from scanfield.fitting.regimes.population import Draw, Epochs, amortise, watch
-from scanfield.fitting.schedules import cosine
+from scanfield.fitting.regimes.population import Draw
 from scanfield.losses.segmentation import cross_entropy, mean_dice, soft_dice
 from scanfield.run import Run
 
@@ -147,27 +153,8 @@ def train(config: Config, cohort: Cohort, run: Run) -> TrainedUNet:
         logits = network(crop.image).flatten(2).mT
         return {"cross_entropy": cross_entropy(logits, classes), "dice": soft_dice(logits, classes)}
 
-    held_out = None
-    if source.validation:
-        held_out = watch(len(source.validation), lambda k: _error(network, source.validation[k], run.device), network)
-    log = amortise(
-        "unet",
-        [
-            ParameterGroup(
-                "unet",
-                list(network.parameters()),
-                config.learning_rate,
-                cosine(config.final_rate),
-                adam(weight_decay=config.weight_decay),
-            )
-        ],
-        loss,
-        Epochs(len(source.train), config.batch, run),
-        draw,
-        FitConfig(config.steps, config.clip_norm, check_every=config.validate_every, keep_best=held_out is not None),
-        run,
-        weights={"cross_entropy": 1 - config.dice, "dice": config.dice},
-        held_out=held_out,
+    log = learn_from_crops(
+        "unet", network, config, source, loss, draw, lambda image: _error(network, image, run.device), run
     )
     return TrainedUNet(network.eval(), source, log)
 

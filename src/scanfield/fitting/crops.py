@@ -7,14 +7,14 @@ asks for it. Only the lattice moves: points and label map stay in the world and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from scanfield.data.augment import contrast, noise, random_affine
 from scanfield.data.cohort import Cohort
@@ -25,7 +25,15 @@ from scanfield.data.standard import Intensities, StandardImage, ras_grid, spaced
 from scanfield.errors import InputError
 from scanfield.fields.image import ImageField
 from scanfield.fields.networks.pyramid import EncoderConfig, Stride, plan_strides
+from scanfield.fitting.groups import ParameterGroup, adam
+from scanfield.fitting.log import FitLog
+from scanfield.fitting.minimise import FitConfig
+from scanfield.fitting.regimes.population import Draw, Epochs, Terms, amortise, watch
+from scanfield.fitting.schedules import cosine
+from scanfield.run import Run
 from scanfield.space.grid import Grid
+
+T = TypeVar("T")
 
 _AROUND_STRUCTURES = 2 / 3  # of the crops that do not hold their image lie around a structure
 _WATCHED = 2**15  # voxels of an image for validation
@@ -307,3 +315,69 @@ def _lattice(image: LabelledImage, shape: Sequence[int], generator: torch.Genera
             first = whole.to_voxel(around.double()).numpy() - u[:3] * (np.asarray(shape) - 1)
     first = np.where(room > 0, np.clip(np.rint(first), 0, np.maximum(room, 0)), np.floor(room / 2))
     return whole.part(first, shape)
+
+
+@runtime_checkable
+class Budget(Protocol):
+    """How long and how fast a network learns from crops."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def final_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def clip_norm(self) -> float | None: ...
+    @property
+    def validate_every(self) -> int: ...
+    @property
+    def dice(self) -> float: ...
+
+
+def learn_from_crops(
+    stage: str,
+    network: nn.Module,
+    budget: Budget,
+    source: CropSource,
+    loss: Callable[[int, list[T]], Terms],
+    draw: Callable[[Draw], T],
+    error: Callable[[LabelledImage], float],
+    run: Run,
+) -> FitLog:
+    """Trains a network in place by AdamW with half a cosine, and keeps the weights of the best look at the validation
+    images, where there are any. Networks that are compared learn by this alike.
+
+    Args:
+        stage: name in the log, of the checkpoint and of the parameters.
+        loss: step and batch -> 'cross_entropy' and 'dice', the latter with weight `budget.dice`, the former with what
+            it leaves of one.
+        draw: what a member contributes to a batch.
+        error: of a validation image, smaller is better.
+    """
+    held_out = None
+    if source.validation:
+        held_out = watch(len(source.validation), lambda k: error(source.validation[k]), network)
+    return amortise(
+        stage,
+        [
+            ParameterGroup(
+                stage,
+                list(network.parameters()),
+                budget.learning_rate,
+                cosine(budget.final_rate),
+                adam(weight_decay=budget.weight_decay),
+            )
+        ],
+        loss,
+        Epochs(len(source.train), budget.batch, run),
+        draw,
+        FitConfig(budget.steps, budget.clip_norm, check_every=budget.validate_every, keep_best=held_out is not None),
+        run,
+        weights={"cross_entropy": 1 - budget.dice, "dice": budget.dice},
+        held_out=held_out,
+    )

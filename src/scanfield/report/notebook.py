@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from scanfield.data.sequences import MaskSequence
+from scanfield.errors import InputError, MissingExtra
 from scanfield.report.pictures import encode
 from scanfield.report.segmentation import SegmentationRecord, overlay_figure, planes
 from scanfield.report.snapshot import snapshot, usual_window
@@ -18,6 +21,27 @@ from scanfield.space.grid import Grid
 
 HEIGHT = 220  # pixels
 NOTEBOOK_DPI = 110
+
+
+def widget(folder: Path | None, layers: Sequence[tuple[str, dict[str, Any]]]) -> Any:
+    """A viewer on the images of a run's folder.
+
+    Args:
+        layers: from the lowest: a file of the folder, and options of ipyniivue's volumes such as 'opacity'.
+
+    Raises:
+        MissingExtra: ipyniivue is not installed.
+        InputError: the run kept no folder.
+    """
+    try:
+        from ipyniivue import NiiVue
+    except ImportError:
+        raise MissingExtra("ipyniivue", "notebook", "a view in a notebook") from None
+    if folder is None:
+        raise InputError("there are no files to show: this run kept everything in memory", fix="give it a folder")
+    viewer = NiiVue()
+    viewer.load_volumes([{"path": str(folder / file), **options} for file, options in layers])
+    return viewer
 
 
 def images_html(named: Sequence[tuple[str, np.ndarray]], grid: Grid) -> str:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scanfield.errors import InputError, MissingExtra
 from scanfield.report.build import build_report
-from scanfield.report.notebook import images_html
+from scanfield.report.notebook import images_html, widget
 from scanfield.run import Run
 from scanfield.space.grid import Grid
-from scanfield.tasks.folder import Picture, write_pictures, write_record
+from scanfield.tasks.folder import Picture, usual_range, write_pictures, write_record
 from scanfield.tasks.result import Reconstruction
 from scanfield.tasks.table import Table
 from scanfield.tasks.uncertainty import Uncertainty, said, write_uncertainty
@@ -42,22 +41,12 @@ class Outcome:
             MissingExtra: ipyniivue is not installed.
             InputError: the run kept no folder.
         """
-        try:
-            from ipyniivue import NiiVue
-        except ImportError:
-            raise MissingExtra("ipyniivue", "notebook", "a view in a notebook") from None
-        if self.folder is None:
-            raise InputError("there are no files to show: this run kept everything in memory", fix="give it a folder")
         order = sorted(self.pictures, key=lambda picture: picture.kind != "method")
-        widget = NiiVue()
         # One at a time is seen; the others lie above it, transparent until their opacity is raised.
-        widget.load_volumes(
-            [
-                {"path": str(self.folder / f"{picture.name}.nii.gz"), "opacity": 0.0 if number else 1.0}
-                for number, picture in enumerate(order)
-            ]
+        return widget(
+            self.folder,
+            [(f"{picture.name}.nii.gz", {"opacity": 0.0 if number else 1.0}) for number, picture in enumerate(order)],
         )
-        return widget
 
 
 def finish(
@@ -98,13 +87,7 @@ def finish(
         "measurements": measurements,
         "deformation": deformation,
         "posterior": posterior,
-        "display": {"window": list(window or _range(outcome.pictures[-1]))},
+        "display": {"window": list(window or usual_range(outcome.pictures[-1].values))},
     }
     write_record(run.folder, facts)
     build_report(run.folder)
-
-
-def _range(picture: Picture) -> tuple[float, float]:
-    shown = picture.values.float().flatten()
-    shown = shown[:: max(1, shown.numel() // 100_000)]  # quantile refuses large tensors
-    return float(shown.quantile(0.01)), float(shown.quantile(0.995))

@@ -31,13 +31,13 @@ from scanfield.data.labels import LabelTable, write_label_table
 from scanfield.data.meshes import write_mesh
 from scanfield.data.nifti import write_nifti
 from scanfield.data.scan import Scan
-from scanfield.errors import InputError, MissingExtra
+from scanfield.errors import InputError
 from scanfield.fields.image import ImageField, nearest
 from scanfield.methods import api
 from scanfield.methods.config import to_json
 from scanfield.metrics.segmentation import overlap, surface_agreement
 from scanfield.report.build import build_report
-from scanfield.report.notebook import segmentation_html
+from scanfield.report.notebook import segmentation_html, widget
 from scanfield.report.segmentation import (
     IMAGE,
     LABELS,
@@ -50,7 +50,7 @@ from scanfield.report.segmentation import (
 from scanfield.run import Run, on_the_run_s_backend
 from scanfield.space.grid import Grid
 from scanfield.space.mesh import Mesh
-from scanfield.tasks.folder import begin, facts_of, write_record
+from scanfield.tasks.folder import begin, facts_of, usual_range, write_record
 from scanfield.tasks.labelling import CHUNK, Labeller, LabelMap, largest_parts
 from scanfield.tasks.model import Model
 from scanfield.tasks.table import Column, Row, Table
@@ -128,18 +128,8 @@ class Segmentation:
             MissingExtra: ipyniivue is not installed.
             InputError: the run kept no folder.
         """
-        try:
-            from ipyniivue import NiiVue
-        except ImportError:
-            raise MissingExtra("ipyniivue", "notebook", "a view in a notebook") from None
-        if self.folder is None:
-            raise InputError("there are no files to show: this run kept everything in memory", fix="give it a folder")
-        widget = NiiVue()
         layers = ((IMAGE, "gray", 1.0), (LABELS, "random", 0.5), (UNCERTAINTY, "magma", 0.0))
-        widget.load_volumes(
-            [{"path": str(self.folder / name), "colormap": colours, "opacity": o} for name, colours, o in layers]
-        )
-        return widget
+        return widget(self.folder, [(name, {"colormap": colours, "opacity": o}) for name, colours, o in layers])
 
 
 @on_the_run_s_backend
@@ -418,8 +408,7 @@ def _write(run: Run, facts: dict[str, Any], outcome: Segmentation, surfaces: Sur
         }
         for k, colour in enumerate(class_colours(len(labels) - 1), start=1)
     ]
-    shown = outcome.image.values.flatten()[:: max(1, grid.size // 100_000)]
-    low, high = (float(shown.quantile(p)) for p in (0.01, 0.995))
+    low, high = usual_range(outcome.image.values)
     facts = facts | {
         "unit": outcome.image.unit,
         "timings": run.timings,

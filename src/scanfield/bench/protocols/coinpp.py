@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from scanfield.baselines.codecs import CODECS, code
+from scanfield.bench.coded import coded
 from scanfield.bench.parallel import each
 from scanfield.bench.protocol import BenchResult, Check, data_path
 from scanfield.codec.entropy import encode_integers
@@ -37,7 +38,6 @@ from scanfield.methods.compression import coinpp
 from scanfield.metrics.image import psnr_db
 from scanfield.metrics.rate import RatePoint, bd_psnr_db
 from scanfield.run import Run
-from scanfield.tasks.compression import compress, decompress
 from scanfield.tasks.model import Model
 
 TRAIN, VALIDATION, TEST = tuple(range(1, 15)), (20,), (28, 34)
@@ -73,7 +73,7 @@ def run(run: Run) -> BenchResult:
         )
     contrasts, table = contrast_jobs(models[CONFIG], run), table_jobs(models)
     run.tell({"case": f"{len(contrasts) + len(table)} files"})
-    rows = each(coded, [*contrasts.values(), *table.values()], run)
+    rows = each(filed, [*contrasts.values(), *table.values()], run)
     _contrasts(dict(zip(contrasts, rows, strict=False)), result)
     result.checks.append(_overhead(run, models[CONFIG]))
     for (number, ratio), row in zip(table, rows[len(contrasts) :], strict=True):
@@ -220,26 +220,9 @@ def _bd_psnr(ours: dict[Any, Any], theirs: dict[Any, Any], key: str, name: str) 
     return {name: round(float(np.mean(distances)), 2)} if distances else {}
 
 
-def coded(job: Job, run: Run) -> dict[str, Any]:
-    """Bytes, PSNR of the decoded file, and seconds; or why there is no file of these bytes."""
-    scan = slab(job.number)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "volume.sfz"
-        try:
-            found = compress(
-                scan, "coinpp", job.config, run, path, stored_type="uint8", baselines=False, model=job.model
-            )
-        except InputError as error:
-            return {"refused": error.what}
-        start = time.perf_counter()
-        decoded = decompress(path, device=run.device, model=job.model)
-        seconds = time.perf_counter() - start
-    return {
-        "bytes": found.report.total,
-        "psnr_db": round(psnr_db(decoded.values, scan.values), 3),
-        "encode_s": round(run.timings["fit"], 1),
-        "decode_s": round(seconds, 3),
-    }
+def filed(job: Job, run: Run) -> dict[str, Any]:
+    """See `bench.coded`."""
+    return coded(slab(job.number), "coinpp", job.config, run, stored_type="uint8", model=job.model)
 
 
 def _overhead(run: Run, model: Model) -> Check:

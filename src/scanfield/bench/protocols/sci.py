@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from scanfield.baselines.codecs import CODECS, code
+from scanfield.bench.coded import coded
 from scanfield.bench.parallel import each
 from scanfield.bench.protocol import BenchResult, Check, data_path
 from scanfield.data.nifti import read_nifti
@@ -36,7 +34,6 @@ from scanfield.metrics.image import psnr_db
 from scanfield.metrics.rate import RatePoint, bd_psnr_db, bd_rate_percent
 from scanfield.run import Run
 from scanfield.space.grid import Grid
-from scanfield.tasks.compression import compress, decompress
 
 BUDGET = 16384
 RATIOS = (32, 64, 128, 256)
@@ -77,7 +74,7 @@ def run(run: Run) -> BenchResult:
     jobs = [Job(chest(), config, name) for name, config in variants().items()]
     jobs += [job for block in blocks() for job in table_jobs(block)]
     run.tell({"case": f"{len(jobs)} fits"})
-    rows = dict(zip(((job.block.name, job.title) for job in jobs), each(coded, jobs, run), strict=True))
+    rows = dict(zip(((job.block.name, job.title) for job in jobs), each(filed, jobs, run), strict=True))
     _contrasts(rows, result)
     for block in blocks():
         _compare(block, rows, result)
@@ -212,24 +209,9 @@ def _keep(
         curves.setdefault(label, []).append(RatePoint(int(row["bytes"]), float(row["psnr_db"])))
 
 
-def coded(job: Job, run: Run) -> dict[str, Any]:
-    """Bytes, PSNR of the decoded file, and seconds; or why there is no file of these bytes."""
-    scan = job.block.scan
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "volume.sfz"
-        try:
-            found = compress(scan, "sci", job.config, run, path, stored_type=job.block.kind, baselines=False)
-        except InputError as error:
-            return {"refused": error.what}
-        start = time.perf_counter()
-        decoded = decompress(path, device=run.device)
-        seconds = time.perf_counter() - start
-    return {
-        "bytes": found.report.total,
-        "psnr_db": round(psnr_db(decoded.values, scan.values), 3),
-        "encode_s": round(run.timings["fit"], 1),
-        "decode_s": round(seconds, 3),
-    }
+def filed(job: Job, run: Run) -> dict[str, Any]:
+    """See `bench.coded`."""
+    return coded(job.block.scan, "sci", job.config, run, stored_type=job.block.kind)
 
 
 def _rounded(values: np.ndarray, block: Block) -> np.ndarray:

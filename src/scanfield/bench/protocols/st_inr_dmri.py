@@ -44,7 +44,11 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 EIGHT, SIX = "chest, 8 spokes a frame", "head, 6 spokes a frame"
 MOVING = {EIGHT: ("body_mr/chest_mr_slices.npz", 45, 1.4, 8), SIX: ("body_mr/brain_slice_admm.npz", 1, 0.9, 6)}
 FRAMES_KEPT = f"{EIGHT}, {HELD_OUT_FRAMES} frames held out"
-STILL = ("head, Cartesian", "phantom, radial", "phantom, spiral")
+STILL = {  # scans, and the views that are kept
+    "head, Cartesian": (brain_lines, random_lines(180, 60, np.random.default_rng(0))),
+    "phantom, radial": (phantom_spokes, np.arange(0, 69, 3)),
+    "phantom, spiral": (phantom_spirals, np.arange(0, 60, 3)),
+}
 
 
 def run(run: Run) -> BenchResult:
@@ -203,11 +207,7 @@ def _slice(file: str, index: int, spacing_mm: float) -> Scan:
 
 def _raw(title: str) -> tuple[KSpace, np.ndarray]:
     """All data of a scanner with sensitivities, and the views that are kept."""
-    read, views = {
-        "head, Cartesian": (brain_lines, random_lines(180, 60, np.random.default_rng(0))),
-        "phantom, radial": (phantom_spokes, np.arange(0, 69, 3)),
-        "phantom, spiral": (phantom_spirals, np.arange(0, 60, 3)),
-    }[title]
+    read, views = STILL[title]
     return _with_maps(read()), views
 
 

@@ -39,12 +39,10 @@ from scanfield.fitting.crops import (
     batch,
     check_axes,
     draw_crop,
+    learn_from_crops,
     whole_image,
 )
-from scanfield.fitting.groups import ParameterGroup, adam
-from scanfield.fitting.minimise import FitConfig
-from scanfield.fitting.regimes.population import Draw, Epochs, amortise, watch
-from scanfield.fitting.schedules import cosine
+from scanfield.fitting.regimes.population import Draw
 from scanfield.losses.segmentation import cross_entropy, mean_dice, soft_dice
 from scanfield.run import Run
 from scanfield.space.grid import Grid
@@ -187,32 +185,15 @@ def train(config: Config, cohort: Cohort, run: Run) -> Model:
         logits = network(crop.x, network.encode(crop.image, crop.grids, displacement_mm))
         return {"cross_entropy": cross_entropy(logits, crop.classes), "dice": soft_dice(logits, crop.classes)}
 
-    held_out = None
-    if source.validation:
-        held_out = watch(
-            len(source.validation),
-            lambda k: _error(network, source.validation[k], displacement_mm, run.device),
-            network,
-        )
-    plan = FitConfig(config.steps, config.clip_norm, check_every=config.validate_every, keep_best=held_out is not None)
-    log = amortise(
+    log = learn_from_crops(
         "network",
-        [
-            ParameterGroup(
-                "network",
-                list(network.parameters()),
-                config.learning_rate,
-                cosine(config.final_rate),
-                adam(weight_decay=config.weight_decay),
-            )
-        ],
+        network,
+        config,
+        source,
         loss,
-        Epochs(len(source.train), config.batch, run),
         draw,
-        plan,
+        lambda image: _error(network, image, displacement_mm, run.device),
         run,
-        weights={"cross_entropy": 1 - config.dice, "dice": config.dice},
-        held_out=held_out,
     )
     facts = {
         **source.facts(),
