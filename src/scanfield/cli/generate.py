@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scanfield.cli.parser import Parser, add_device, add_json, add_quiet, count, number, one_of
-from scanfield.errors import InputError
+from scanfield.data.write import new_folder
 
 if TYPE_CHECKING:
     from scanfield.tasks.synthesis import Generated
@@ -20,11 +19,7 @@ MODES = ("prior", "near", "between")
 def main(argv: Sequence[str]) -> int:
     """Runs `scanfield generate ...` and returns its exit code."""
     args = _parser().parse(argv[1:])
-    folder = Path(args.output)
-    if folder.exists() and not args.force and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            "the output is a new or empty folder", where=args.output, fix="choose another name, or replace it: --force"
-        )
+    folder = new_folder(args.output, replaced=args.force, fix="choose another name, or replace it: --force")
 
     from scanfield.cli.progress import progress
     from scanfield.run import Run, choose_device

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scanfield.cli.parser import Parser, add_json, add_quiet, count, number
+from scanfield.data.write import new_folder
 from scanfield.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ TABLE, RECORD = "cohort.csv", "simulation.json"
 def main(argv: Sequence[str]) -> int:
     """Runs `scanfield simulate cells ...` and returns its exit code."""
     args = _parser().parse(argv[2:])
-    folder = Path(args.output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError("the output is a new or empty folder", where=args.output, fix="choose another name")
+    folder = new_folder(args.output)
 
     from dataclasses import asdict
 

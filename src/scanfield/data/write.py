@@ -58,3 +58,15 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def new_folder(name: str, *, replaced: bool = False, fix: str = "choose another name") -> Path:
+    """The folder that a command writes into.
+
+    Raises:
+        InputError: it holds something, and is not to be replaced.
+    """
+    folder = Path(name)
+    if folder.exists() and not replaced and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError("the output is a new or empty folder", where=name, fix=fix)
+    return folder
