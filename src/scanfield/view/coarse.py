@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
-from scanfield.data.nifti import nifti_layout, read_nifti
+from scanfield.data.nifti import nifti_bytes, nifti_layout, read_nifti
 from scanfield.space.grid import Grid
 
 LARGE = 128**3  # voxels from which a first look is worth it
@@ -30,7 +28,4 @@ def coarse_image(path: Path) -> bytes:
     kept = volume[tuple(slice(s // 2, s // 2 + s * (n - 1) + 1, s) for s, n in zip(steps, grid.shape, strict=True))]
     layout = nifti_layout(path)
     labels = not layout.scaled and layout.dtype in (np.uint8, np.int16, np.int32)
-    kept = np.ascontiguousarray(kept, layout.dtype if labels else np.float32)
-    image = nibabel.Nifti1Image(kept, grid.affine)
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), compresslevel=1)
+    return nifti_bytes(np.ascontiguousarray(kept, layout.dtype if labels else np.float32), grid)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-
-import nibabel
 import numpy as np
 
+from scanfield.data.nifti import nifti_bytes
 from scanfield.errors import InputError
 from scanfield.space.grid import Grid
 from scanfield.view.sources import Source
@@ -79,6 +77,4 @@ def render_whole(source: Source, name: str) -> bytes:
 def _file(source: Source, name: str, grid: Grid) -> bytes:
     values = np.asarray(source.quantities[name](grid))
     values = np.abs(values) if np.iscomplexobj(values) else values
-    image = nibabel.Nifti1Image(values.astype(np.float32), grid.affine)
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), compresslevel=1)
+    return nifti_bytes(values.astype(np.float32), grid)
