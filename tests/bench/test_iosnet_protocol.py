@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from scanfield.bench.labelled_people import People, Row, cohorts, splits
 from scanfield.bench.protocols import iosnet as protocol
-from scanfield.data.nifti import read_nifti, write_nifti
+from scanfield.data.labels import LabelTable
+from scanfield.data.nifti import write_nifti
 from scanfield.methods.segmentation import iosnet
 from scanfield.run import Run
 from scanfield.space.grid import Grid
@@ -17,46 +19,21 @@ GRID = Grid.centred((14, 13, 12), 1.0)
 
 
 @pytest.fixture
-def hippocampi(tmp_path, monkeypatch):
-    """Balls of two parts, as files with the names of the data."""
-    folder = tmp_path / "hippocampus"
-    folder.mkdir()
-    for k in range(6):
+def balls(tmp_path, monkeypatch):
+    """The only case: balls of two parts."""
+    rows = []
+    for k, split in enumerate(splits(6, judges=2, watched=1)):
         x = GRID.points() - torch.tensor([k / 3, 0.0, 0.0])
         inside = x.norm(dim=1) < 4.5
         label = (inside.int() + (inside & (x[:, 1] > 0.7)).int()).reshape(GRID.shape)
-        write_nifti(
-            folder / f"hippocampus_{k + 6:03d}.nii.gz", 100.0 * label + GRID.points()[:, 0].reshape(GRID.shape), GRID
-        )
-        write_nifti(folder / f"hippocampus_{k + 6:03d}_label.nii.gz", label.to(torch.uint8), GRID)
-    monkeypatch.setenv("SCANFIELD_DATA", str(tmp_path))
-    monkeypatch.setattr(protocol, "TRAIN", 3)
-    monkeypatch.setattr(protocol, "VALIDATION", 1)
-    return tmp_path
-
-
-def test_half_resolution_has_the_labels_of_most_voxels_and_lots_for_ties():
-    classes = torch.zeros(4, 4, 4, dtype=torch.long)
-    classes[:2, :2, :2] = 1
-    classes[0, 0, 0] = 2  # seven of eight remain
-    classes[2, 2:, :2] = 2  # four of eight: a tie
-    grid = Grid.centred((4, 4, 4), 1.0)
-    drawn = [protocol.halved_labels(classes, grid, torch.Generator().manual_seed(k))[0] for k in range(40)]
-    assert all(int(found[0, 0, 0]) == 1 and int(found[0, 1, 1]) == 0 for found in drawn)
-    ties = {int(found[1, 1, 0]) for found in drawn}
-    assert ties == {0, 2}
-    half = protocol.halved_labels(classes, grid, torch.Generator())[1]
-    assert half.spacing_mm == pytest.approx((2, 2, 2))
-    assert torch.allclose(half.to_world(torch.zeros(3)), grid.to_world(torch.full((3,), 0.5)))
-
-
-def test_both_cohorts_have_the_same_splits(hippocampi, tmp_path):
-    full, half = protocol.cohorts(tmp_path)
-    splits = ["test"] * 2 + ["validation"] + ["train"] * 3
-    assert [m.split for m in full.members] == [m.split for m in half.members] == splits
-    assert [m.subject for m in full.members] == [m.subject for m in half.members]
-    scan = read_nifti(half.members[0].path)
-    assert scan.grid.shape == (7, 6, 6)
+        image, classes = tmp_path / f"{k}.nii.gz", tmp_path / f"{k}_label.nii.gz"
+        write_nifti(image, 100.0 * label + GRID.points()[:, 0].reshape(GRID.shape), GRID)
+        write_nifti(classes, label.to(torch.uint8), GRID)
+        rows.append(Row(image, classes, f"{k}", split))
+    people = People(LabelTable((0, 1, 2), ("background", "front", "the back")), "the back", tuple(rows))
+    monkeypatch.setattr(protocol, "hippocampi", lambda: people)
+    monkeypatch.setattr(protocol, "cases", lambda: {"balls": protocol.Case(lambda: people, protocol.CONFIG)})
+    return people
 
 
 def test_the_u_net_gets_the_encoder_and_the_budget_of_the_field():
@@ -66,8 +43,10 @@ def test_the_u_net_gets_the_encoder_and_the_budget_of_the_field():
     assert config.dice == 0.5
 
 
-def test_a_part_of_a_training_keeps_the_rates_of_the_whole(hippocampi, tmp_path):
-    _, half = protocol.cohorts(tmp_path)
+def test_a_part_of_a_training_keeps_the_rates_of_the_whole(balls, tmp_path):
+    folder = tmp_path / "half"
+    folder.mkdir()
+    _, half = cohorts(balls, folder)
     config = replace(iosnet.Config.tiny(), steps=20, validate_every=50)
     run = Run(seed=1)
     log = iosnet.train(config, half, protocol._stopping(run, 20, 0.25)).logs[0]
@@ -77,8 +56,8 @@ def test_a_part_of_a_training_keeps_the_rates_of_the_whole(hippocampi, tmp_path)
 
 
 def test_jobs_differ_in_what_their_names_say():
-    found = protocol.jobs(protocol.CONFIG)
-    assert len({(job.name, job.seed) for job in found}) == len(found) == 11
+    found = protocol.jobs("balls", protocol.CONFIG)
+    assert len({(job.name, job.seed) for job in found}) == len(found) == 13
     for job in found:
         assert job.full == (job.name in (protocol.FINE, protocol.DETAILED)) == bool(job.config.crops.spacing_mm)
         assert (job.config.crops.detail == 2) == (job.name == protocol.DETAILED)
@@ -87,7 +66,7 @@ def test_jobs_differ_in_what_their_names_say():
         assert job.config.steps == protocol.CONFIG.steps
 
 
-def test_every_row_and_check_is_there(hippocampi, monkeypatch):
+def test_every_row_and_check_is_there(balls, monkeypatch):
     monkeypatch.setattr(protocol, "CONFIG", replace(iosnet.Config.tiny(), steps=10, validate_every=5))
     monkeypatch.setattr(protocol, "each", lambda function, jobs, run: [function(job, run) for job in jobs])
     monkeypatch.setattr(protocol, "SEEDS", (0,))
@@ -107,7 +86,19 @@ def test_every_row_and_check_is_there(hippocampi, monkeypatch):
     ]
     assert all(0 <= row["dice"] <= 100 for row in found.table[:9])
     assert found.table[10]["voxels"] > 7 * found.table[9]["voxels"]
-    assert [check.sense for check in found.checks] == [">=", ">=", ">=", ">=", "<=", ">="]
+    assert {"dice_front", "dice_the_back"} < found.table[0].keys()
+    assert [check.sense for check in found.checks] == [">=", ">=", ">=", ">=", ">=", "<="]
+    assert [check.name.startswith("balls: ") for check in found.checks] == [True] * 5 + [False]
     coarse, rival = found.table[1]["dice"], max(found.table[3]["dice"], found.table[4]["dice"])
     assert found.checks[0].value == pytest.approx(coarse - rival, abs=0.02)
     assert found.checks[1].value == pytest.approx(found.table[0]["dice"] - rival, abs=0.02)
+    early = max(found.table[7]["dice_the_back"], found.table[8]["dice_the_back"])
+    assert found.checks[3].value == pytest.approx(found.table[6]["dice_the_back"] - early, abs=0.02)
+
+
+def test_brains_are_learned_from_in_narrower_crops():
+    cases = protocol.cases()
+    assert list(cases) == ["hippocampi", "brains"]
+    config = cases["brains"].config
+    assert replace(config, crops=protocol.CONFIG.crops) == protocol.CONFIG
+    assert config.crops == replace(protocol.CONFIG.crops, size=32)

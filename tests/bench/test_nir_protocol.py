@@ -42,14 +42,6 @@ def test_the_bias_field_is_smooth_and_as_strong_as_stated() -> None:
     assert float(whole.diff(n=3, dim=0).abs().max()) < 1e-3  # of second degree
 
 
-def test_means_over_eight_voxels_stay_in_place() -> None:
-    scan = person(0.0)[0]
-    half = protocol.halved(scan)
-    assert half.grid.shape == (12, 11, 10)
-    assert float(half.values[3, 4, 5]) == pytest.approx(float(scan.values[6:8, 8:10, 10:12].mean()))
-    assert torch.allclose(half.grid.to_world(torch.zeros(3)), scan.grid.to_world(torch.full((3,), 0.5)))
-
-
 def test_every_row_and_check_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = replace(nir.Config.tiny(), steps=2, patch_size=6)
     monkeypatch.setattr(align, "STEPS", 25)

@@ -1,15 +1,14 @@
-"""IOSNet on the hippocampus: trained at half resolution, judged at full on other people, beside a voxel U-Net.
+"""IOSNet on hippocampi and on brains: trained at half resolution, judged at full on other people, beside a voxel U-Net.
 
-Data: 100 people, crops of T1 volumes, about 35 x 51 x 35 voxels of 1 mm, with the anterior and the posterior part of
-the hippocampus (Medical Segmentation Decathlon, task 4). By number, the first 30 judge, the next 10 are watched, and 60
-are learned from; settings were chosen on ten of these, with another split. Half resolution: the mean of 2 x 2 x 2
-voxels, and the label that most of them have, ties drawn by lot.
+Data: two parts of the hippocampus in 100 people, and four tissues in slabs of 22 brains (`bench.labelled_people`).
+Settings were chosen on ten of the hippocampi that are learned from, with another split; for the brains, whose crops are
+32 voxels wide, nothing was chosen.
 
 Both networks get the image at half resolution, have the same encoder, rates, crops, augmentation and number of steps,
 and keep the weights of their best look at the people to watch; two seeds. Labels are those of half resolution, too; for
 IOSNet, whose points lie anywhere, also those of full, and in one row also the image itself, which the encoder does not
 see (`detail`). The U-Net's probabilities are interpolated to full resolution, IOSNet is asked there. Dice: the mean of
-both parts, over people, in points of a hundred.
+all classes, over people, in points of a hundred.
 """
 
 from __future__ import annotations
@@ -33,11 +32,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from scanfield.baselines import unet
+from scanfield.bench.labelled_people import People, brains, cohorts, hippocampi
 from scanfield.bench.parallel import each
-from scanfield.bench.protocol import BenchResult, Check, data_path
-from scanfield.bench.protocols.nir import halved
-from scanfield.data.cohort import Cohort, Member, read_cohort
-from scanfield.data.labels import LabelTable, write_label_table
+from scanfield.bench.protocol import BenchResult, Check
+from scanfield.data.cohort import Member
 from scanfield.data.nifti import read_nifti, write_nifti
 from scanfield.data.scan import Scan
 from scanfield.methods.segmentation import iosnet
@@ -48,8 +46,6 @@ from scanfield.tasks.model import Model
 
 Ask = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n k"]]
 
-TABLE = LabelTable((0, 1, 2), ("background", "anterior", "posterior"))
-TRAIN, VALIDATION = 60, 10  # people; the others judge
 CONFIG = replace(iosnet.Config.fast(), steps=1500)
 EARLY = 0.1  # of the steps
 SEEDS = (0, 1)
@@ -57,8 +53,21 @@ FINE, COARSE = "IOSNet, labels at full resolution", "IOSNet, labels at half reso
 DETAILED = "IOSNet, labels and the image itself at full resolution"
 RIVAL, LAST, TENTH = "U-Net", "IOSNet, coarsest features alone", "first tenth of the steps"
 UPSAMPLED: dict[str, unet.Upsampling] = {", trilinear": "linear", ", nearest": "nearest"}
-SMALLEST = "dice_posterior"  # the structure with fewer voxels
 CHUNK = 2**14  # points that are asked for at once
+
+
+@dataclass(frozen=True)
+class Case:
+    """Who is judged, and the settings of the training."""
+
+    people: Callable[[], People]
+    config: iosnet.Config
+
+
+def cases() -> dict[str, Case]:
+    """Both, by name."""
+    narrow = replace(CONFIG, crops=replace(CONFIG.crops, size=32))  # four of them fit into a step's time
+    return {"hippocampi": Case(hippocampi, CONFIG), "brains": Case(brains, narrow)}
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class Job:
     """A network to train and to judge.
 
     Args:
+        case: whose images it learns from.
         name: of its row.
         network: which of the two.
         config: of the training; the U-Net has the parts of it that it shares.
@@ -74,6 +84,7 @@ class Job:
         seed: added to the run's.
     """
 
+    case: str
     name: str
     network: Literal["iosnet", "unet"]
     config: iosnet.Config
@@ -82,61 +93,44 @@ class Job:
     seed: int = 0
 
 
-def jobs(config: iosnet.Config) -> list[Job]:
-    """All networks, the long trainings first."""
+def jobs(case: str, config: iosnet.Config) -> list[Job]:
+    """All networks of a case, the long trainings first."""
     fine = replace(config, crops=replace(config.crops, spacing_mm=(2.0, 2.0, 2.0)))
     detailed = replace(fine, crops=replace(fine.crops, detail=2), displacement=config.displacement / 2)
-    main = [
-        job
-        for seed in SEEDS
-        for job in (
-            Job(FINE, "iosnet", fine, full=True, seed=seed),
-            Job(COARSE, "iosnet", config, seed=seed),
-            Job(DETAILED, "iosnet", detailed, full=True, seed=seed),
-            Job(RIVAL, "unet", config, seed=seed),
-        )
-    ]
-    return [
-        *main,
-        Job(LAST, "iosnet", replace(config, levels="last")),
-        Job(f"{COARSE}, {TENTH}", "iosnet", config, until=EARLY),
-        Job(f"{RIVAL}, {TENTH}", "unet", config, until=EARLY),
-    ]
+    found = []
+    for seed in SEEDS:
+        found += [
+            Job(case, FINE, "iosnet", fine, full=True, seed=seed),
+            Job(case, COARSE, "iosnet", config, seed=seed),
+            Job(case, DETAILED, "iosnet", detailed, full=True, seed=seed),
+            Job(case, RIVAL, "unet", config, seed=seed),
+        ]
+    found.append(Job(case, LAST, "iosnet", replace(config, levels="last")))
+    for seed in SEEDS:
+        found += [
+            Job(case, f"{COARSE}, {TENTH}", "iosnet", config, until=EARLY, seed=seed),
+            Job(case, f"{RIVAL}, {TENTH}", "unet", config, until=EARLY, seed=seed),
+        ]
+    return found
 
 
 def run(run: Run) -> BenchResult:
     """Trains every network, judges it on the same people, measures memory."""
     result = BenchResult()
-    todo = jobs(CONFIG)
+    todo = [job for name, case in cases().items() for job in jobs(name, case.config)]
     run.tell({"case": f"{len(todo)} trainings of up to {CONFIG.steps} steps"})
-    found: dict[str, list[dict[str, float]]] = {}
-    for job_rows in each(judged, todo, run):
-        for name, row in job_rows.items():
-            found.setdefault(name, []).append(row)
-    mean = {name: {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for name, rows in found.items()}
-    for name, rows in found.items():
-        shown = {key: round(value, 2 if key.startswith("dice") else None) for key, value in mean[name].items()}
-        each_seed = ", ".join(f"{row['dice']:.2f}" for row in rows)
-        result.table.append({"row": name, **shown, "dice_of_seeds": each_seed})
+    found = each(judged, todo, run)
+    for name, case in cases().items():
+        rows: dict[str, list[dict[str, float]]] = {}
+        for job, own in zip(todo, found, strict=True):
+            for row, numbers in own.items() if job.case == name else ():
+                rows.setdefault(row, []).append(numbers)
+        _case(name, f"dice_{case.people().smallest}".replace(" ", "_"), rows, result)
     run.tell({"case": "memory"})
     growth = memory(run, result)
-    rival = max(mean[f"{RIVAL}{how}"]["dice"] for how in UPSAMPLED)
-    early = max(mean[f"{RIVAL}, {TENTH}{how}"][SMALLEST] for how in UPSAMPLED)
-    result.checks += [
-        Check("over the U-Net upsampled, labels at half resolution", mean[COARSE]["dice"] - rival, 1.0, unit="points"),
-        Check("over the U-Net upsampled, points of full labels", mean[FINE]["dice"] - rival, 1.0, unit="points"),
-        Check("over the U-Net upsampled, full labels and image", mean[DETAILED]["dice"] - rival, 1.0, unit="points"),
-        Check(
-            "a tenth of the steps: smallest structure over the U-Net's",
-            mean[f"{COARSE}, {TENTH}"][SMALLEST] - early,
-            0.0,
-            unit="points",
-        ),
-        Check("peak memory on a grid of half the spacing over that on the image's", growth, 1.05, "<="),
-        Check(
-            "all levels over the coarsest features alone", mean[COARSE]["dice"] - mean[LAST]["dice"], 0.0, unit="points"
-        ),
-    ]
+    result.checks.append(
+        Check("peak memory on a grid of half the spacing over that on the image's", growth, 1.05, "<=")
+    )
     result.notes.append(
         f"Dice is the mean over the people held out, and over {len(SEEDS)} seeds where there are so many numbers. The "
         "U-Net's better way of upsampling counts. Trainings ran side by side: their seconds are no measure of speed."
@@ -144,48 +138,34 @@ def run(run: Run) -> BenchResult:
     return result
 
 
-def cohorts(folder: Path) -> tuple[Cohort, Cohort]:
-    """The people at full and at half resolution; the same splits."""
-    root = data_path("hippocampus/hippocampus_006.nii.gz").parent
-    names = sorted(path.name.removesuffix("_label.nii.gz") for path in root.glob("hippocampus_???_label.nii.gz"))
-    judges = len(names) - TRAIN - VALIDATION
-    generator = torch.Generator().manual_seed(0)
-    write_label_table(folder / "labels.csv", TABLE)
-    rows: dict[str, list[str]] = {"full": ["path,label,subject,split"], "half": ["path,label,subject,split"]}
-    for number, name in enumerate(names):
-        split = "test" if number < judges else "validation" if number < judges + VALIDATION else "train"
-        image, label = (root / f"{name}{end}" for end in (".nii.gz", "_label.nii.gz"))
-        rows["full"].append(f"{image},{label},{name},{split}")
-        small = [f"{name}_half.nii.gz", f"{name}_half_label.nii.gz"]
-        scan, classes = read_nifti(image), read_nifti(label)
-        coarse = halved(scan)
-        write_nifti(folder / small[0], coarse.values, coarse.grid)
-        write_nifti(folder / small[1], *halved_labels(classes.values.long(), classes.grid, generator))
-        rows["half"].append(f"{','.join(small)},{name},{split}")
-    for name, lines in rows.items():
-        (folder / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
-    full, half = (read_cohort(folder / f"{name}.csv", labels=folder / "labels.csv") for name in ("full", "half"))
-    return full, half
-
-
-def halved_labels(classes: Tensor, grid: Grid, generator: torch.Generator) -> tuple[UInt8[Tensor, "m0 m1 m2"], Grid]:
-    """The class that most voxels of a block have; ties are drawn by lot, so that no structure shrinks or grows."""
-    counts = torch.nn.functional.one_hot(_blocks(classes), len(TABLE)).sum(dim=-2)
-    lot = torch.rand(counts.shape, generator=generator)
-    return (counts + 0.5 * lot).argmax(dim=-1).to(torch.uint8), grid.coarsened((2, 2, 2))
-
-
-def _blocks(values: Tensor) -> Tensor:
-    a, b, c = (n // 2 for n in values.shape)
-    split = values[: 2 * a, : 2 * b, : 2 * c].reshape(a, 2, b, 2, c, 2)
-    return split.permute(0, 2, 4, 1, 3, 5).reshape(a, b, c, 8)
+def _case(name: str, smallest: str, rows: dict[str, list[dict[str, float]]], result: BenchResult) -> None:
+    """Rows of the table, seeds averaged, and checks of a case."""
+    mean = {row: {key: float(np.mean([line[key] for line in own])) for key in own[0]} for row, own in rows.items()}
+    for row, own in rows.items():
+        shown = {key: round(value, 2 if key.startswith("dice") else None) for key, value in mean[row].items()}
+        each_seed = ", ".join(f"{line['dice']:.2f}" for line in own)
+        result.table.append({"case": name, "row": row, **shown, "dice_of_seeds": each_seed})
+    rival = max(mean[f"{RIVAL}{how}"]["dice"] for how in UPSAMPLED)
+    early = max(mean[f"{RIVAL}, {TENTH}{how}"][smallest] for how in UPSAMPLED)
+    gains = {
+        "over the U-Net upsampled, labels at half resolution": (mean[COARSE]["dice"] - rival, 1.0),
+        "over the U-Net upsampled, points of full labels": (mean[FINE]["dice"] - rival, 1.0),
+        "over the U-Net upsampled, full labels and image": (mean[DETAILED]["dice"] - rival, 1.0),
+        "a tenth of the steps: smallest structure over the U-Net's": (
+            mean[f"{COARSE}, {TENTH}"][smallest] - early,
+            0.0,
+        ),
+        "all levels over the coarsest features alone": (mean[COARSE]["dice"] - mean[LAST]["dice"], 0.0),
+    }
+    result.checks += [Check(f"{name}: {what}", gain, asked, unit="points") for what, (gain, asked) in gains.items()]
 
 
 def judged(job: Job, run: Run) -> dict[str, dict[str, float]]:
     """Rows of one network: Dice of the people held out, in points of a hundred, seconds, numbers of weights."""
     run = replace(run.again(), seed=run.seed + job.seed)
+    people = cases()[job.case].people()
     with tempfile.TemporaryDirectory() as name:
-        full, half = cohorts(Path(name))
+        full, half = cohorts(people, Path(name))
         own, stopping = (full if job.full else half), _stopping(run, job.config.steps, job.until)
         start = time.perf_counter()
         asks: dict[str, Callable[[Scan], Ask]] = {}
@@ -199,15 +179,19 @@ def judged(job: Job, run: Run) -> dict[str, dict[str, float]]:
             for name, how in UPSAMPLED.items():
                 asks[job.name + name] = partial(_asked, trained, run.device, how)
         seconds = time.perf_counter() - start
+        classes = range(1, len(people.table))
+        keys = [f"dice_{people.table.names[k]}".replace(" ", "_") for k in classes]
         rows = {}
         for row, ask in asks.items():
             dice = []
             for seen, reference in zip(own.part("test"), full.part("test"), strict=True):
                 label = read_nifti(_label(reference))
                 found = _classes(ask(read_nifti(seen.path)), label.grid, run.device)
-                dice.append([overlap(found == k, label.values == k, label.grid).dice for k in (1, 2)])
+                dice.append(
+                    [overlap(found == k, label.values == people.table.values[k], label.grid).dice for k in classes]
+                )
             parts = 100 * np.mean(dice, axis=0)
-            rows[row] = {"dice": float(parts.mean())} | {f"dice_{TABLE.names[k]}": float(parts[k - 1]) for k in (1, 2)}
+            rows[row] = {"dice": float(parts.mean())} | dict(zip(keys, parts.tolist(), strict=True))
             rows[row] |= {"train_s": seconds, "parameters": count}
         return rows
 
@@ -219,7 +203,7 @@ def _asked(trained: unet.TrainedUNet, device: torch.device, how: unet.Upsampling
 def memory(run: Run, result: BenchResult) -> float:
     """Peak memory of asking IOSNet on a grid of half the spacing over that on the image's own; rows for the table."""
     with tempfile.TemporaryDirectory() as name:
-        full, half = cohorts(Path(name))
+        full, half = cohorts(hippocampi(), Path(name))
         model = iosnet.train(replace(CONFIG, steps=1), half, run.again(quiet=True))  # weights do not matter here
         scan, grid = read_nifti(half.part("test")[0].path), read_nifti(full.part("test")[0].path).grid
         peaks = []
@@ -229,7 +213,9 @@ def memory(run: Run, result: BenchResult) -> float:
                 peaks.append(_peak_on_gpu(partial(_classes, ask, own, run.device), run.device))
             else:
                 peaks.append(_peak_alone(model, scan, own))
-            result.table.append({"row": "peak memory", "voxels": own.size, "mib": round(peaks[-1] / 2**20, 2)})
+            result.table.append(
+                {"case": "hippocampi", "row": "peak memory", "voxels": own.size, "mib": round(peaks[-1] / 2**20, 2)}
+            )
         return peaks[1] / peaks[0]
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from scanfield.baselines.registration import BASELINES
+from scanfield.bench.labelled_people import halved
 from scanfield.bench.protocol import BenchResult, Check, data_path
 from scanfield.bench.registration_rivals import RIVALS
 from scanfield.data.nifti import read_nifti
@@ -87,14 +88,6 @@ def slabs(fixed: str, moving: str) -> Case:
     labels = [read_nifti(data_path(f"brain_population/jlf_{name}_seg.nii.gz")) for name in (fixed, moving)]
     scans[0] = replace(scans[0], mask=scans[0].values > 0)
     return Case(f"slabs {fixed} and {moving}", Pair(*scans), (labels[0], labels[1]), affine=False)
-
-
-def halved(scan: Scan) -> Scan:
-    """Means over 2 x 2 x 2 voxels; an odd last slice is left out."""
-    grid = scan.grid.coarsened((2, 2, 2))
-    a, b, c = grid.shape
-    values = scan.values.float()[: 2 * a, : 2 * b, : 2 * c].reshape(a, 2, b, 2, c, 2).mean(dim=(1, 3, 5))
-    return Scan(values, grid, scan.unit, source=scan.source)
 
 
 def biased(scan: Scan, seed: int) -> Scan:
