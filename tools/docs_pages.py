@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from method_table import own_cards, table
+from scanfield.bench import runner
 from scanfield.methods.api import Card
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,10 +105,13 @@ def measured(method: str) -> str:
         checks.append(f"| {_cell(check['name'])} | {value} | {required} | {holds} |")
     machine = last["machine"]
     place = f"{machine['cpu']}, {machine['threads']} threads" if last["device"] == "cpu" else last["device"]
+    took = "" if last["seconds"] is None else f"{last['seconds']:.0f} s "  # None: in part kept from an earlier run
     made = (
         f"Measured by `scanfield bench run {method}` on {last['date']}, commit {last['commit'] or 'unknown'}, seed "
-        f"{last['seed']}: {last['seconds']:.0f} s on {place}, torch {machine['torch']}."
+        f"{last['seed']}: {took}on {place}, torch {machine['torch']}."
     )
+    if runner.changed_since(method, last):
+        made += " **The benchmark has changed since**; these are the numbers of the earlier one."
     return "\n".join([*table_rows, "", *checks, "", *(f"- {note}" for note in last["notes"]), "", made])
 
 

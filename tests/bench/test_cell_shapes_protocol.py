@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from scanfield.bench import parallel
+from scanfield.bench.kept import BenchRun, Kept
 from scanfield.bench.protocols import cell_shapes as protocol
 from scanfield.data.cohort import read_cohort
 from scanfield.data.sequences import MaskSequence, read_sequence
@@ -64,12 +66,15 @@ def test_all_frames_lie_around_the_centre_of_those_seen(model):
     assert off.max() <= GRID.spacing_mm[0] / 2 + 1e-6
 
 
-def test_a_run_makes_a_row_of_each_contender_and_a_check_of_each_claim(monkeypatch):
+def test_a_run_makes_a_row_of_each_contender_and_a_check_of_each_claim(monkeypatch, tmp_path):
     monkeypatch.setattr(protocol, "CONFIG", TINY)
     monkeypatch.setattr(protocol, "DRAWN", 3)
     monkeypatch.setattr(protocol, "nuclei", lambda: case("nuclei", True))
     monkeypatch.setattr(protocol, "hippocampi", lambda: case("hippocampi", False))
-    result = protocol.run(Run())
+    monkeypatch.setattr(parallel, "_processors", lambda: 1)
+    result = protocol.run(BenchRun(kept=Kept(tmp_path / "kept", {})))
+    again = BenchRun(kept=Kept(tmp_path / "kept", {}))
+    assert protocol.run(again) == result and len(again.kept.taken_s) == 4
     rows = [row["row"] for row in result.table if row["case"] == "nuclei"]
     assert rows == [
         "sine",

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from scanfield.bench import parallel
+from scanfield.bench.kept import BenchRun, Kept
 from scanfield.bench.protocols import coinpp as protocol
 from scanfield.data.nifti import read_nifti, write_nifti
 from scanfield.methods.compression.coinpp import Config
-from scanfield.run import Run
 from scanfield.space.grid import Grid
 
 
@@ -30,7 +30,7 @@ def test_every_ratio_has_its_model_and_every_check_its_rows(tmp_path, monkeypatc
     for name, value in settings.items():
         monkeypatch.setattr(protocol, name, value)
     monkeypatch.setattr(parallel, "_processors", lambda: 1)  # other processes would not know of these changes
-    result = protocol.run(Run())
+    result = protocol.run(BenchRun(kept=Kept(tmp_path / "kept", {})))
     rows = {(row.get("ratio"), row["row"]): row for row in result.table}
     original = read_nifti(tmp_path / "4.nii").grid.size
     for ratio in (8, 16):
@@ -44,3 +44,7 @@ def test_every_ratio_has_its_model_and_every_check_its_rows(tmp_path, monkeypatc
     three, fifty = (rows[None, f"{n} inner steps, 12 bits"]["psnr_db"] for n in (3, 50))
     assert named["PSNR of three inner steps over that of fifty"] == pytest.approx(three / fifty)
     assert rows[None, "COIN++ against SPERR"]["gain_db_at_8"] < 0, "four steps are no training"
+    again = BenchRun(kept=Kept(tmp_path / "kept", {}))
+    resumed = protocol.run(again)
+    assert len(again.kept.taken_s) == again.kept.jobs > 0, "models and files of the first run"
+    assert resumed.checks == result.checks and resumed.notes == result.notes

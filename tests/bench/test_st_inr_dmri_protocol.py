@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scanfield.bench.protocol import BenchResult
+from scanfield.bench import parallel
+from scanfield.bench.protocol import BenchResult, Check
 from scanfield.bench.protocols import st_inr_dmri as protocol
 from scanfield.data.samples import sample
 from scanfield.data.scan import Scan
@@ -80,6 +81,19 @@ def test_a_case_gives_its_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     row, *others = protocol.part("without low rank", Run()).table
     assert not others and row["image"] == "ST-INR, without low rank"
     assert len(protocol.part(protocol.FRAMES_KEPT, Run()).checks) == 2
+
+
+def test_a_run_gathers_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    def part(title: str, run: Run) -> BenchResult:
+        return BenchResult([{"psnr_db": 40.0 - (title in protocol.ABLATIONS)}], [Check(title, 0.5, 1.0, "<=", "dB")])
+
+    monkeypatch.setattr(protocol, "part", part)
+    monkeypatch.setattr(parallel, "_processors", lambda: 1)
+    result = protocol.run(Run())
+    titles = [*protocol.MOVING, protocol.FRAMES_KEPT, *protocol.ABLATIONS, *protocol.STILL]
+    assert result.checks[: len(titles)] == [Check(title, 0.5, 1.0, "<=", "dB") for title in titles]
+    assert len(result.table) == len(titles)
+    assert {check.value for check in result.checks[len(titles) :]} == {1.0, -1.0}, "what each ablation loses"
 
 
 def test_a_still_scan_is_judged_against_all_of_its_data() -> None:

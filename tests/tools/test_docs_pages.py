@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import docs_pages
+from scanfield.bench import runner
 from scanfield.cli.main import COMMANDS
 from scanfield.methods.api import discover
 
@@ -47,7 +48,19 @@ def test_measured_numbers_are_those_of_the_last_line(tmp_path: Path, monkeypatch
     assert "| toy over FBP | 3.25 dB | >= 3 dB | yes |" in text
     assert "| toy | 31.5 |" in text and "| fbp | – |" in text and "11.5" not in text
     assert "- one slice" in text and "12 s on two cores, 2 threads" in text
+    assert "changed since" not in text, "the line does not say of which protocol it is"
     assert docs_pages.measured("other").startswith("Not measured yet")
+
+
+def test_a_page_says_that_its_numbers_are_of_another_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = {"cpu": "two cores", "threads": 2, "torch": "2.13.0"}
+    line = {"checks": [], "table": [], "notes": [], "seconds": None, "device": "cpu", "seed": 0, "machine": machine}
+    line |= {"commit": "abc1234", "date": "2026-01-01", "protocol_sha256": runner.protocol_sha256("scope")}
+    monkeypatch.setattr(docs_pages, "RESULTS", tmp_path)
+    for digest, changed in ((line["protocol_sha256"], False), ("0" * 64, True)):
+        (tmp_path / "scope.jsonl").write_text(json.dumps(line | {"protocol_sha256": digest}))
+        text = docs_pages.measured("scope")
+        assert ("has changed since" in text) == changed and "seed 0: on two cores" in text
 
 
 def test_every_package_with_documented_modules_has_a_reference_page() -> None:

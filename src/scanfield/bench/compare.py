@@ -8,7 +8,7 @@ from typing import Any
 def as_text(result: dict[str, Any]) -> str:
     """The table, the checks and the notes of one result."""
     commit = result["commit"] or "unknown"
-    lines = [f"{result['method']}  ({result['device']}, {result['seconds']} s, commit {commit})", ""]
+    lines = [f"{result['method']}  ({result['device']}, {_duration(result)}, commit {commit})", ""]
     lines += _columns(result["table"])
     lines.append("")
     for check in result["checks"]:
@@ -19,7 +19,8 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def before_after(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Every check of two results of one protocol, with the change, and the seconds."""
+    """Every check of two results of one benchmark, with the change, and the seconds; a warning where the protocols are
+    not known to be the same."""
     old = {check["name"]: check["value"] for check in before["checks"]}
     rows: list[dict[str, Any]] = []
     for check in after["checks"]:
@@ -34,16 +35,30 @@ def before_after(before: dict[str, Any], after: dict[str, Any]) -> str:
                 "passed": check["passed"],
             }
         )
-    rows.append(
-        {
-            "check": "seconds",
-            "before": before["seconds"],
-            "after": after["seconds"],
-            "change": after["seconds"] - before["seconds"],
-        }
-    )
+    first, second = before["seconds"], after["seconds"]
+    change = None if first is None or second is None else second - first
+    rows.append({"check": "seconds", "before": first, "after": second, "change": change})
     names = [f"{r['commit'] or 'unknown'} on {r['device']}, {r['date']}" for r in (before, after)]
-    return "\n".join([f"before: {names[0]}", f"after:  {names[1]}", "", *_columns(rows)])
+    lines = [f"before: {names[0]}", f"after:  {names[1]}", *_protocols(before, after)]
+    return "\n".join([*lines, "", *_columns(rows)])
+
+
+def _protocols(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """A warning where two results need not be of the same protocol."""
+    digests = [result.get("protocol_sha256") for result in (before, after)]
+    if None in digests:
+        return ["Whether the protocol is the same is not known: not both results say which they are of."]
+    if digests[0] != digests[1]:
+        return ["The protocols differ: a change may come from what was measured, not only from what was improved."]
+    return []
+
+
+def _duration(result: dict[str, Any]) -> str:
+    """Seconds of a result, or how much of it was taken from an earlier run."""
+    taken = result.get("taken")
+    if not taken or not taken["results"]:
+        return f"{result['seconds']} s"
+    return f"{taken['results']} of {taken['of']} results kept from before, which took {taken['seconds']} s"
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import platform
@@ -22,44 +23,71 @@ def protocol_names() -> list[str]:
     return sorted(path.stem for path in PROTOCOLS.glob("*.py") if path.stem != "__init__")
 
 
+def source_sha256(path: Path) -> str:
+    """SHA-256 of a file; a Python source's line endings do not matter."""
+    content = path.read_bytes()
+    return hashlib.sha256(content.replace(b"\r\n", b"\n") if path.suffix == ".py" else content).hexdigest()
+
+
+def protocol_sha256(name: str) -> str:
+    """SHA-256 of a protocol's source: what the line that it makes carries."""
+    return source_sha256(PROTOCOLS / f"{name}.py")
+
+
 def run_protocol(
-    name: str, *, device: str = "auto", seed: int = 0, observers: tuple[Callable[[dict[str, Any]], None], ...] = ()
+    name: str,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    observers: tuple[Callable[[dict[str, Any]], None], ...] = (),
+    keep: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs one protocol and returns its JSON object: method, checks, table, notes, seconds, device, machine, commit.
+    """Runs one protocol and returns its JSON object: method, checks, table, notes, seconds, device, machine, commit,
+    digest of the protocol.
 
     Args:
-        observers: told {"case": title} whenever another case begins.
+        observers: told {"case": title} whenever another case begins, and how many of independent jobs are done
+            (`bench.parallel.each`).
+        keep: folder for the results of independent jobs. Those in it are taken: 'taken' says how many of all, and the
+            seconds they took, one after the other, when they were made; 'seconds' of the whole is None then.
 
     Raises:
-        InputError: unknown protocol, or its data are missing.
+        InputError: unknown protocol, its data are missing, or `keep` is no folder.
     """
     if name not in protocol_names():
         raise InputError(f"there is no benchmark '{name}'{nearest(name, protocol_names())}", fix="scanfield bench list")
     import torch
 
-    from scanfield.run import Run, choose_device
+    from scanfield.bench.kept import BenchRun, Kept
+    from scanfield.run import choose_device
 
-    run = Run(device=choose_device(device), seed=seed, observers=observers)
+    run = BenchRun(device=choose_device(device), seed=seed, observers=observers)
+    machine = {
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "scanfield": version("scanfield"),
+    }
+    place = torch.cuda.get_device_name() if run.device.type == "cuda" else "cpu"
+    run.kept = kept = Kept(keep, machine | {"device": place}) if keep else None
+    protocol = protocol_sha256(name)
     module = importlib.import_module(f"{__package__}.protocols.{name}")
     start = time.perf_counter()
     result = module.run(run)
-    seconds = time.perf_counter() - start
-    gpu = torch.cuda.get_device_name() if run.device.type == "cuda" else ""
+    seconds = None if kept and kept.taken_s else round(time.perf_counter() - start, 1)
+    taken = {"results": len(kept.taken_s), "of": kept.jobs, "seconds": round(sum(kept.taken_s), 1)} if kept else None
     return {
         "method": name,
+        "protocol_sha256": protocol,
         "checks": [check.to_json() for check in result.checks],
         "table": result.table,
         "notes": result.notes,
-        "seconds": round(seconds, 1),
-        "device": gpu or "cpu",
+        "seconds": seconds,
+        **({"taken": taken} if taken else {}),
+        "device": place,
         "seed": seed,
-        "machine": {
-            "cpu": _cpu(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "scanfield": version("scanfield"),
-        },
+        "machine": machine,
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
@@ -88,6 +116,13 @@ def history(name: str, folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except ValueError as error:
         raise InputError(f"a line is not JSON: {error}", where=str(path)) from None
+
+
+def changed_since(name: str, result: dict[str, Any]) -> bool:
+    """Whether a result says that it was measured with another protocol than the one that is here now; those of before
+    `protocol_sha256` say nothing."""
+    stated = result.get("protocol_sha256")
+    return stated is not None and stated != protocol_sha256(name)
 
 
 def _cpu() -> str:

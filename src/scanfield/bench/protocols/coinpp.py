@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +63,9 @@ def run(run: Run) -> BenchResult:
     result = BenchResult()
     run.tell({"case": f"training {len(FROM)} models"})
     models = {}
-    for config, (model, seconds) in zip(FROM, each(trained, list(FROM), run), strict=True):
+    for config, model in zip(FROM, each(trained, list(FROM), run), strict=True):
         models[config] = model
+        seconds = sum(log.seconds for log in model.logs)
         result.notes.append(
             f"Ratios from {max(FROM[config], RATIOS[0])}: patches of {config.patch}, {config.latent} numbers each; "
             f"{config.steps} steps of {config.batch} patches took {seconds:.0f} s. The model's weights take "
@@ -88,12 +88,10 @@ def run(run: Run) -> BenchResult:
     return result
 
 
-def trained(config: coinpp.Config, run: Run) -> tuple[Model, float]:
-    """A model, and the seconds it took."""
+def trained(config: coinpp.Config, run: Run) -> Model:
+    """The model of a setting."""
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        model = coinpp.train(config, cohort(Path(folder)), run)
-    return model, time.perf_counter() - start
+        return coinpp.train(config, cohort(Path(folder)), run)
 
 
 def cohort(folder: Path) -> Cohort:

@@ -9,7 +9,7 @@ that moves; they are undersampled in retrospect and judged against the image of 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,12 @@ def run(run: Run) -> BenchResult:
     titles = [*MOVING, FRAMES_KEPT, *ABLATIONS, *STILL]
     run.tell({"case": f"{len(titles)} cases"})
     result = BenchResult()
-    parts = dict(zip(titles, each(part, titles, run), strict=True))
+    parts = dict(zip(titles, each(part_as_json, titles, run), strict=True))
     for found in parts.values():
-        result.table += found.table
-        result.checks += found.checks
-    _ablation_checks(
-        parts[EIGHT].table[0]["psnr_db"], {name: parts[name].table[0]["psnr_db"] for name in ABLATIONS}, result
-    )
+        result.table += found["table"]
+        result.checks += [Check(**check) for check in found["checks"]]
+    psnr = {name: parts[name]["table"][0]["psnr_db"] for name in (EIGHT, *ABLATIONS)}
+    _ablation_checks(psnr[EIGHT], {name: psnr[name] for name in ABLATIONS}, result)
     result.notes += [
         "PSNR of magnitudes, all frames together, data range the reference's largest value",
         "moving: simulated beating and brightening of real slices; still: raw data of scanners, PSNR against the "
@@ -70,6 +69,11 @@ def run(run: Run) -> BenchResult:
         "cases ran side by side; seconds are of a busy machine",
     ]
     return result
+
+
+def part_as_json(title: str, run: Run) -> dict[str, Any]:
+    """See `part`."""
+    return asdict(part(title, run))
 
 
 def part(title: str, run: Run) -> BenchResult:
