@@ -28,11 +28,32 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What is seen of a fit while it runs.
+
+    Args:
+        prepare: makes the image of what is fitted as it is when it is called, once for all planes of a picture: here
+            belongs what has to be computed before any point can be asked, such as an image's features. Neither this
+            nor the image draws random numbers of the run or changes anything.
+        grid: where the image will be wanted.
+        unit: of the image.
+        what: a few words, where the run does not say it: which of many things is seen.
+        window: black and white; None: what suits each picture.
+    """
+
+    prepare: Callable[[], Image]
+    grid: Grid
+    unit: str
+    what: str = ""
+    window: tuple[float, float] | None = None
+
+
 @runtime_checkable
 class Preview(Protocol):
     """Draws what is fitted while it is fitted (`view.preview`); changes nothing of it."""
 
-    def show(self, image: Image, grid: Grid, unit: str) -> None: ...
+    def show(self, shown: Shown) -> None: ...
     def look(self, stage: str, step: int, in_place: Callable[[], AbstractContextManager[None]]) -> None: ...
 
 
@@ -212,8 +233,12 @@ class Run:
             grid: where the image will be wanted.
             unit: of the image.
         """
+        self.show_prepared(Shown(lambda: image, grid, unit))
+
+    def show_prepared(self, shown: Shown) -> None:
+        """As `show`, where more than an image has to be said, or something computed before it can be asked."""
         if self.preview is not None:
-            self.preview.show(image, grid, unit)
+            self.preview.show(shown)
 
     def timed(self, name: str) -> _Timer:
         """Context manager that adds the seconds spent inside to `timings[name]`."""

@@ -57,6 +57,13 @@ def test_modes_spacing_and_force(model, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_force_replaces_runs_alone(model, tmp_path, capsys):
+    (tmp_path / "notes.nii.gz").write_bytes(b"the only copy")
+    assert main(["generate", model, "-n", "1", "-o", str(tmp_path), "--device", "cpu", "--force"]) == 2
+    assert "new or empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.nii.gz"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -69,6 +76,15 @@ def test_modes_spacing_and_force(model, tmp_path, capsys):
 def test_what_cannot_be_is_said(more, said, model, tmp_path, capsys):
     assert main(["generate", model, "-o", str(tmp_path / "x"), "--device", "cpu", *more]) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_nothing_is_left_of_a_run_that_does_not_end(model, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scanfield.tasks.synthesis.write_canvas", stopped)
+    assert main(["generate", model, "-n", "1", "-o", str(tmp_path / "x"), "--device", "cpu", "--quiet"]) == 1
     assert not (tmp_path / "x").exists()
 
 

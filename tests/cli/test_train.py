@@ -15,6 +15,7 @@ import torch
 
 from scanfield.cli.main import main
 from scanfield.data.nifti import write_nifti
+from scanfield.methods.compression import coinpp
 from scanfield.space.grid import Grid
 from scanfield.tasks.model import Model
 from scanfield.tasks.training import CHECKS
@@ -102,6 +103,25 @@ def test_a_finished_training_has_nothing_to_resume(folder, capsys):
     assert "complete: nothing to resume" in capsys.readouterr().out
     assert main(["report", str(folder / "model")]) == 2
     assert "a training has no report" in capsys.readouterr().err
+
+
+def test_what_a_training_says(folder, tmp_path, capsys, monkeypatch):
+    """Also its warnings, and who is in the cohort."""
+    trained = coinpp.train
+
+    def warning(config, cohort, run):
+        run.warn("The images are small.")
+        run.note("One thread.")
+        return trained(config, cohort, run)
+
+    monkeypatch.setattr(coinpp, "train", warning)
+    out = tmp_path / "model"
+    assert main(["train", "coinpp", "--cohort", str(folder / "cohort.csv"), "-o", str(out), *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert "images    2 train (2 subjects), 1 validation (1 subject)\n" in said
+    assert "warning: The images are small.\nnote: One thread.\n" in said
+    log = Model.load(out).logs[0]
+    assert f"held out {log.best_held_out:.4g} at best, at step {log.best_step}" in said
 
 
 def test_a_training_that_was_stopped_goes_on(folder, tmp_path, capsys):

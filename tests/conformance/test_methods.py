@@ -30,7 +30,7 @@ from scanfield.data.scan import Scan
 from scanfield.data.sequences import read_sequence
 from scanfield.fields import calculus
 from scanfield.methods import api, config
-from scanfield.run import Run
+from scanfield.run import Run, Shown
 from scanfield.space.grid import Grid
 from scanfield.tasks.model import Model
 from scanfield.tasks.result import Reconstruction
@@ -54,6 +54,24 @@ SEGMENTERS = [(name, kind) for name, kind in ALL if api.card(name).task == "segm
 SHAPERS = [(name, kind) for name, kind in ALL if api.card(name).task == "synthesis"]
 PAIRS = [(name, kind) for name, kind in CASES if api.card(name).task == "registration"]
 IMAGES = [case for case in CASES if case not in PAIRS]
+
+
+class Watched:
+    """A preview that looks after every seventh step."""
+
+    def __init__(self) -> None:
+        self.shown: Shown | None = None
+        self.seen: list[torch.Tensor] = []
+
+    def show(self, shown: Shown) -> None:
+        self.shown = shown
+
+    def look(self, stage: str, step: int, in_place: Any) -> None:
+        if step % 7 == 0 and self.shown is not None:
+            with in_place(), torch.no_grad():
+                seen, shape = self.shown.prepare()(self.shown.grid), self.shown.grid.shape
+            assert tuple(seen.shape[:3]) == shape and torch.isfinite(seen).all() and seen.device.type == "cpu"
+            self.seen.append(seen)
 
 
 @cache
@@ -226,6 +244,20 @@ def test_training_watches_others_and_its_model_needs_no_data(name, kind, tmp_pat
 
 
 @pytest.mark.parametrize(("name", "kind"), TRAINED)
+@pytest.mark.parametrize("validation", [True, False])
+def test_training_that_is_looked_at_shows_a_member_and_is_the_same_bit_for_bit(name, kind, validation, tmp_path):
+    module, preview, cohort = api.load(name), Watched(), tiny_data.COHORTS[kind](tmp_path)
+    config = module.Config.tiny()
+    if not validation:
+        cohort = dataclasses.replace(cohort, members=cohort.part("train"))
+    model = module.train(config, cohort, Run(seed=3, preview=preview))
+    alone = trained(name, kind, 3) if validation else module.train(config, cohort, Run(seed=3))
+    assert model.key == alone.key
+    assert len(preview.seen) >= 3 and not torch.equal(preview.seen[0], preview.seen[-1]), "it forms while one looks"
+    assert preview.seen[-1].float().std() > 0
+
+
+@pytest.mark.parametrize(("name", "kind"), TRAINED)
 def test_training_killed_and_resumed_is_bit_equal(name, kind, tmp_path):
     module, run = api.load(name), Run(tmp_path, seed=3)
     half = trained(name, kind, 3).logs[0].steps // 2
@@ -346,19 +378,6 @@ def test_saved_and_loaded_renders_the_same(name, kind, tmp_path):
         data = tiny_data.KINDS[kind]().held_out
         assert torch.equal(back.predict(data), result.predict(data))
     assert [log.to_json() for log in back.logs] == [log.to_json() for log in result.logs]
-
-
-class Watched:
-    """A preview that looks after every seventh step."""
-
-    def show(self, image: Any, grid: Grid, unit: str) -> None:
-        self.image, self.grid = image, grid
-
-    def look(self, stage: str, step: int, in_place: Any) -> None:
-        if step % 7 == 0 and "image" in vars(self):
-            with in_place(), torch.no_grad():
-                seen = self.image(self.grid)
-            assert tuple(seen.shape[:3]) == self.grid.shape and torch.isfinite(seen).all() and seen.device.type == "cpu"
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

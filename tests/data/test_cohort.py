@@ -10,7 +10,7 @@ import torch
 
 from scanfield.data.cohort import Images, read_cohort
 from scanfield.data.files import checksum
-from scanfield.data.nifti import write_nifti
+from scanfield.data.nifti import read_nifti, write_nifti
 from scanfield.errors import InputError
 from scanfield.space.grid import Grid
 
@@ -51,6 +51,27 @@ def test_spreadsheets_files_are_read(folder):
     path.write_bytes("\ufeffsplit, age ,subject,path\ntrain, 7 ,ann,a.nii.gz\ntest,,bob,b.nii.gz\n".encode())
     cohort = read_cohort(path)
     assert cohort.members[0].more == {"age": "7"} and cohort.members[1].more == {"age": ""}
+
+
+def test_an_image_saved_again_is_the_same_image(folder):
+    values = read_nifti(folder / "a.nii.gz").values
+    write_nifti(folder / "plain.nii", values, GRID)
+    write_nifti(folder / "other.nii.gz", values.to(torch.int16), Grid.centred(GRID.shape, 2.0), unit="HU")
+    for name in ("plain.nii", "other.nii.gz"):
+        with pytest.raises(InputError, match=f"same voxels: 'a.nii.gz' .train. and '{name}' .test."):
+            read_cohort(table(folder, "a.nii.gz,ann,train", f"{name},bob,test"))
+    read_cohort(table(folder, "a.nii.gz,ann,train", "plain.nii,ann,train", "b.nii.gz,bob,test"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("sub-01", "SUB-01"), ("sub 01", "sub  01"), ("M\u00fcller", "Mu\u0308ller"), ("ann", "ann\u200b")],
+)
+def test_spellings_of_one_name_are_one_person(folder, first, second):
+    with pytest.raises(InputError, match="is in two splits, train and test"):
+        read_cohort(table(folder, f"a.nii.gz,{first},train", f"b.nii.gz,{second},test"))
+    with pytest.raises(InputError, match="all images show one subject"):
+        read_cohort(table(folder, f"a.nii.gz,{first},train", f"b.nii.gz,{second},train"))
 
 
 def test_images_are_read_when_asked_for_and_the_last_ones_kept(folder):

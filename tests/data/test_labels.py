@@ -20,6 +20,45 @@ def test_values_and_class_indices_are_each_others_inverse(dtype):
     assert back.dtype == torch.uint8 and torch.equal(back.to(dtype), values)
 
 
+def test_label_maps_larger_than_what_is_looked_up_at_once():
+    values = torch.tensor([0, 53, 17], dtype=torch.int16)[torch.arange(300_000) % 3].reshape(100, 3000)
+    indices = TABLE.indices(values)
+    assert torch.equal(TABLE.values_of(indices).to(values), values)
+    values[99, 2999], values[0, 0] = 99, -4
+    with pytest.raises(InputError, match="outside the table: -4, 99; it has"):
+        TABLE.indices(values)
+
+
+LARGE = LabelTable((0, 2**24 + 1, 2**24, 2**31 - 1), ("background", "a", "b", "c"))
+
+
+def test_large_values_are_told_apart_also_where_floats_store_them():
+    """float32 holds 2**24 exactly and not 2**24 + 1, which it must not be taken for."""
+    whole = torch.tensor(LARGE.values)
+    assert LARGE.indices(whole).tolist() == LARGE.indices(whole.double()).tolist() == [0, 1, 2, 3]
+    assert LARGE.indices(torch.tensor([2.0**24, 0.0])).tolist() == [2, 0]
+    for strange in (whole + 2, torch.tensor([2.0**31]), torch.tensor([2**32])):
+        with pytest.raises(InputError, match="outside the table"):
+            LARGE.indices(strange)
+
+
+@pytest.mark.parametrize(
+    "value", [2.5, 16.999, -0.5, float("nan"), float("inf"), -float("inf"), 1e30, 2.0**64 + 2.0**60]
+)
+def test_what_is_no_integer_is_outside_the_table(value):
+    with pytest.raises(InputError, match="outside the table"):
+        TABLE.indices(torch.tensor([0.0, value, 17.0], dtype=torch.float64))
+
+
+def test_a_table_of_all_classes_that_a_byte_can_count():
+    table = LabelTable(tuple(range(256)), tuple(f"n{k}" for k in range(256)))
+    assert table.indices(torch.arange(256, dtype=torch.uint8)).tolist() == list(range(256))
+    with pytest.raises(InputError, match="outside the table: 256"):
+        table.indices(torch.tensor([255, 256]))
+    with pytest.raises(InputError, match=f"outside the table: {2**32 + 17};"):
+        TABLE.indices(torch.tensor([2**32 + 17]))
+
+
 def test_no_voxels_have_no_indices():
     assert TABLE.indices(torch.zeros(0, 3)).shape == (0, 3)
 
@@ -62,6 +101,7 @@ def test_the_background_comes_first_and_may_be_left_out(tmp_path):
     ("text", "match"),
     [
         ("value,label\n1,a\n", "no column 'name'"),
+        ("value,name\n1,right, dorsal\n", "more values"),
         ("value,name\n1.5,a\n", "integer, got '1.5'"),
         ("value,name\n1,a\n1,b\n", "value '1' twice"),
         ("value,name\n1,a\n2,a\n", "name 'a' twice"),

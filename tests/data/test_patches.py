@@ -9,13 +9,16 @@ from scanfield.data.intensity import Window
 from scanfield.data.patches import (
     FilledPatches,
     cut_patches,
+    draw_patches,
     mean_spacing_mm,
+    middle_block,
     patch_axes,
     patch_counts,
     patch_points,
     window_offsets,
 )
 from scanfield.data.scan import Scan
+from scanfield.errors import InputError
 from scanfield.space.grid import Grid
 
 GRID = Grid.centred((9, 7, 5), (1.0, 2.0, 3.0))
@@ -81,3 +84,37 @@ def test_spacing_is_the_mean_of_the_cut_axes():
     assert mean_spacing_mm(Scan(torch.zeros(GRID.shape), GRID)) == pytest.approx(2.0)
     flat = Grid.centred((4, 4, 1), (1.0, 3.0, 50.0))
     assert mean_spacing_mm(Scan(torch.zeros(flat.shape), flat)) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "most", "first", "block"),
+    [
+        ((40, 40, 40), 9, (14, 14, 18), (12, 12, 4)),
+        ((40, 9, 40), 8, (12, 0, 18), (16, 8, 4)),
+        ((41, 40, 1), 16, (12, 12, 0), (16, 16, 1)),
+        ((1, 40, 40), 4, (0, 16, 16), (1, 8, 8)),
+        ((3, 40, 2), 100, (0, 0, 0), (3, 40, 2)),
+        ((40, 40, 40), 1, (18, 18, 18), (4, 4, 4)),
+    ],
+)
+def test_the_middle_of_an_image_in_so_many_patches(shape, most, first, block):
+    found = middle_block(shape, 4, most)
+    assert tuple(int(v) for v in found[0]) == first and found[1] == block
+    counts = patch_counts(block, 4)
+    assert counts[0] * counts[1] * counts[2] <= max(most, 1)
+
+
+def test_a_batch_comes_from_a_few_images_of_one_kind():
+    def image(shape, value):
+        scan = Scan(value + torch.rand(shape, generator=torch.Generator().manual_seed(1)), Grid.centred(shape, 1.0))
+        return FilledPatches(scan, Window(scan, 0.0, 100.0), 4, above=-1.0)
+
+    images = [image((8, 9, 7), float(k)) for k in range(3)]
+    generator = torch.Generator().manual_seed(0)
+    target, weight = draw_patches(images, 10, generator, most_images=2)
+    assert target.shape == weight.shape == (10, 64) and bool((weight == 1).all())
+    again = draw_patches(images, 10, torch.Generator().manual_seed(0), most_images=2)
+    assert torch.equal(target, again[0])
+    with pytest.raises(InputError, match="slices or volumes, not both"):
+        for _ in range(20):
+            draw_patches([images[0], image((8, 9, 1), 0.0)], 10, generator, most_images=2)

@@ -91,6 +91,12 @@ def test_an_impossible_window_is_refused(window):
         standard_image(scan, Intensities(window=window))
 
 
+@pytest.mark.parametrize("percentiles", [(-5.0, 99.0), (1.0, 101.0), (99.0, 1.0)])
+def test_impossible_percentiles_are_refused(percentiles):
+    with pytest.raises(InputError, match="between 0 and 100, the lower one first"):
+        Intensities((), *percentiles).ends(Scan(torch.arange(8.0).reshape(2, 2, 2), Grid.centred((2, 2, 2), 1.0)))
+
+
 def test_finer_voxels_are_linear_between_the_old_ones():
     grid = turned((6, 7, 8), (1.0, 2.0, 1.5), (0, 1, 2), (1, 1, 1))
     scan = scan_on(grid)

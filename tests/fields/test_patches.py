@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from scanfield.data.intensity import Window
 from scanfield.data.patches import cut_patches, patch_axes, patch_counts, patch_points
+from scanfield.data.scan import Scan
 from scanfield.fields.networks.modulated import ModulatedSiren
-from scanfield.fields.patches import PatchField
+from scanfield.fields.patches import PatchField, middle_of
 from scanfield.space.grid import Grid
 
 TURN = np.array([[1.2, -0.9, 0.0, 20.0], [0.9, 1.2, 0.0, -7.0], [0.0, 0.0, -3.0, 100.0], [0.0, 0.0, 0.0, 1.0]])
@@ -65,3 +67,21 @@ def test_patches_that_do_not_cover_are_refused():
     net = ModulatedSiren(dims=3, width=4, layers=3, latent=2, omega=3.0, generator=draws)
     with pytest.raises(ValueError, match="do not cover"):
         PatchField(GRID, 4, net, 2, torch.ones(1, 1, 1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("shape", [(24, 23, 9), (24, 23, 1), (3, 23, 9)])
+def test_the_middle_of_an_image_as_a_field_lies_where_the_image_has_it(shape):
+    grid = Grid(shape, TURN)
+    scan = Scan(torch.rand(shape, generator=torch.Generator().manual_seed(2)), grid, "HU")
+    window, net = Window(scan, 1.0, 99.0), field(grid).network
+    made, target, weight = middle_of(scan, window, 4, net, 2, most=6)
+    assert made.network is net and len(target) == len(weight) == made.latent().shape[0] <= 6
+    assert not made.latent().any()
+    place = grid.to_voxel(torch.tensor(made.grid.affine[:3, 3])[None])[0].round().int().tolist()
+    here = tuple(slice(a, a + n) for a, n in zip(place, made.grid.shape, strict=True))
+    assert torch.equal(cut_patches(window.normalised(scan.values[here]), 4), target)
+    assert int(weight.sum()) == made.grid.size, "voxels beyond the image do not count"
+    latents = torch.randn(len(target), 2, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    before = made(made.grid.points())
+    made.fill(2 * latents)
+    assert torch.equal(made.latent(), 2 * latents.detach()) and not torch.equal(made(made.grid.points()), before)

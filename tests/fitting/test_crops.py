@@ -221,12 +221,22 @@ def test_watched_voxels_spread_through_the_image(tmp_path, monkeypatch):
     assert torch.equal(classes, nearest(image.classes, image.grid, x).long())
 
 
+@pytest.mark.parametrize("grids", [GRIDS, tuple(oblique((n, 400, 1)) for n in (400, 401, 402))])
+def test_what_stays_in_memory_is_counted_with_the_points(tmp_path, monkeypatch, grids):
+    monkeypatch.setattr("scanfield.fitting.crops._KEPT_BYTES", 2**24)
+    source = CropSource(PLAIN, cohort(tmp_path, *grids))
+    used = 0
+    for kept in (source.train[0], source.train[1]):
+        tensors = [kept.image.values, kept.classes, *kept.points._voxels, *kept.points._classes]
+        used += sum(tensor.untyped_storage().nbytes() for tensor in tensors) // 2
+    assert 0.3 * 2**24 < source.train.keep * used <= 2**24
+
+
 def test_slices_and_volumes_do_not_mix(tmp_path):
     with pytest.raises(InputError, match="the image extends along right, anterior; those the network learns from"):
         CropSource(PLAIN, cohort(tmp_path, GRIDS[0], SLICES[0], GRIDS[1]))
-    source = CropSource(PLAIN, cohort(tmp_path, GRIDS[0], GRIDS[1], SLICES[0]))
-    with pytest.raises(InputError, match="use slices of one orientation, or volumes"):
-        source.validation[0]
+    with pytest.raises(InputError, match="slices of one orientation, or volumes"):
+        CropSource(PLAIN, cohort(tmp_path, GRIDS[0], GRIDS[1], SLICES[0]))
     check_axes(SLICES[0], [0, 1], "")
 
 
@@ -243,6 +253,7 @@ def test_slices_and_volumes_do_not_mix(tmp_path):
         ({"rotation_deg": -1.0}, "cannot be negative"),
         ({"interior": 0, "boundary": 0, "background": 0}, "nor all of them zero"),
         ({"interior": -1}, "nor all of them zero"),
+        ({"spacing_mm": (50.0, 1.0, 1.0)}, "voxels of 50 x 1 x 1 mm leave 1 x 30 x 1 of the image"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path, setting, what):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from scanfield.errors import InputError
 from scanfield.fitting.groups import ParameterGroup, adam, make_step, sgd
 
 
@@ -90,3 +91,11 @@ def test_mistakes_of_the_programmer():
         make_step([ParameterGroup("a", [a], 0.1), ParameterGroup("a", [parameter(2.0)], 0.1)])
     with pytest.raises(ValueError, match="two groups"):
         make_step([ParameterGroup("a", [a], 0.1), ParameterGroup("b", [a], 0.1)])
+
+
+@pytest.mark.parametrize("rate", [-1e-3, float("nan"), float("inf")])
+def test_a_rate_that_goes_uphill_is_refused(rate):
+    with pytest.raises(InputError, match="learning rate of 'a'"):
+        ParameterGroup("a", [parameter(1.0)], rate)
+    with pytest.raises(InputError, match="weight decay"):
+        adam(weight_decay=-1.0)

@@ -388,3 +388,11 @@ def test_every_optimiser_resumes(tmp_path):
             minimise("fit", groups(), loss, nothing, plan, Run(folder))
         results.append(torch.cat(parameters).detach())
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"clip_norm": 0.0}, {"clip_norm": -1.0}, {"clip_norm": math.nan}, {"check_every": -1}, {"patience": -1}]
+)
+def test_settings_that_mean_nothing_are_refused(setting):
+    with pytest.raises(InputError):
+        FitConfig(3, **setting)

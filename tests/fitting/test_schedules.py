@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from scanfield.errors import InputError
 from scanfield.fitting.schedules import constant, cosine, exponential, halve_every, milestones, warm_up
 
 
@@ -25,6 +26,12 @@ from scanfield.fitting.schedules import constant, cosine, exponential, halve_eve
 def test_factors(schedule, expected):
     for step, factor in expected.items():
         assert schedule(step, 100) == pytest.approx(factor, abs=1e-12)
+
+
+@pytest.mark.parametrize(("schedule", "final"), [(exponential, 0.0), (exponential, -0.1), (cosine, -0.1)])
+def test_a_rate_that_would_become_negative_is_refused(schedule, final):
+    with pytest.raises(InputError, match="a rate"):
+        schedule(final)
 
 
 @pytest.mark.parametrize("schedule", [exponential(0.1), cosine()])

@@ -1,5 +1,6 @@
 """Overlaps and surface distances of shapes with known answers, and of real outlines against SimpleITK."""
 
+import inspect
 import math
 
 import numpy as np
@@ -116,6 +117,8 @@ def test_wrong_input_is_refused() -> None:
     mask = ball(where, 5.0)
     with pytest.raises(InputError, match=r"a mask of shape \(39, 40, 24\) does not fit"):
         overlap(mask[:-1], mask[:-1], where)
+    with pytest.raises(InputError, match=r"a mask of shape \(40, 40, 1\) does not fit"):
+        inspect.unwrap(overlap)(mask, mask[..., 12:13], where)  # would be broadcast; tests check shapes, users do not
     with pytest.raises(InputError, match="does not fit"):
         surface_agreement(mask[:-1], mask[:-1], where, tolerance_mm=1.0)
     with pytest.raises(InputError, match="cannot be negative"):

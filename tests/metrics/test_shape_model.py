@@ -63,6 +63,14 @@ def test_overlaps_by_hand():
     torch.testing.assert_close(dice_matrix(frames, frames), dice_matrix(b, b))
 
 
+def test_overlaps_are_counted_in_parts(monkeypatch):
+    shapes = torch.rand(5, 7, 9, 11, generator=torch.Generator().manual_seed(0)) < 0.5
+    whole = dice_matrix(shapes, shapes[:3])
+    monkeypatch.setattr("scanfield.metrics.shape_model._AT_ONCE", 100)
+    assert torch.equal(dice_matrix(shapes, shapes[:3]), whole)
+    torch.testing.assert_close(whole[:3].diagonal(), torch.ones(3))
+
+
 def test_a_model_that_copies_has_no_specificity_and_unseen_shapes_judge_it():
     shapes = torch.stack([inside((r, r, r)) for r in (4.0, 5.0, 6.0)])
     assert specificity(shapes[[0, 2, 2]], shapes) == 0

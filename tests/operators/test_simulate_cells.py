@@ -55,6 +55,18 @@ def test_whole_objects_are_the_largest_parts_inside():
     assert one.name == "both" and one.mask.sum() == (two.values > 0).sum()
 
 
+def test_numbers_of_labels_may_be_huge():
+    huge = Scan(BALL.values * 2.0**30, GRID)
+    (item,) = whole_objects(huge)
+    assert item.name == f"label_{3 * 2**30}" and item.mask.sum() == whole_objects(BALL)[0].mask.sum()
+
+
+def test_a_seed_may_be_any_number():
+    objects = whole_objects(BALL)
+    first, second = (simulate_cells(objects, replace(STILL, drift=0.5, seed=10**20 + k))[0] for k in (0, 1))
+    assert not torch.equal(first.sequence.frames, second.sequence.frames)
+
+
 def test_usual_volumes_come_first():
     sizes = (3.0, 4.0, 4.2, 6.5)
     many = labels(*((k + 1, (5 + 8.0 * k, 14.0, 13.0), (3.0, size, size)) for k, size in enumerate(sizes)))

@@ -16,6 +16,7 @@ from scanfield.report.synthesis import (
     contact_sheet,
     length_unit,
     read_generated,
+    section,
     shaded,
     synthesis_plates,
     write_canvas,
@@ -67,13 +68,22 @@ def test_the_nearer_of_two_parts_hides_the_other():
 
 def test_plates_are_drawn_from_the_folder(folder):
     plates = list(synthesis_plates(folder, FACTS))
-    assert [plate.name for plate in plates] == ["contact-sheet", "descriptors"]
+    assert [plate.name for plate in plates] == ["contact-sheet", "masks", "descriptors"]
     assert all(encode(plate.figure, "png", 60)[:4] == b"\x89PNG" for plate in plates)
     record = read_generated(folder, FACTS)
     np.testing.assert_array_equal(record.times_s, [0, 2, 4])
     np.testing.assert_array_equal(record.sequences[1].frames[2].numpy(), ball(6.0))
     np.testing.assert_array_equal(record.descriptors["generated"]["volume_mm3"], [[100, 101, 102], [200, 201, 202]])
     assert list(synthesis_plates(folder, {})) == []
+    assert "every picture 14 mm wide" in plates[0].caption, "a ball of 12 voxels, and one around it"
+
+
+def test_a_section_shows_the_voxels_of_the_fullest_slice():
+    mask = ball(3.0, (5.0, 3.0, 0.0)) | ball(4.9, (-2.0, -2.0, 2.5))
+    picture = section(mask)
+    fullest = mask[:, :, int(mask.sum(axis=(0, 1)).argmax())]
+    np.testing.assert_array_equal(~np.isnan(picture), fullest.T[::-1])
+    assert len(np.unique(picture[~np.isnan(picture)])) == 1
 
 
 def test_many_sequences_and_many_frames_make_one_sheet():

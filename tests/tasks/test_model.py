@@ -11,7 +11,7 @@ from scanfield.errors import InputError
 from scanfield.fitting.log import FitLog
 from scanfield.fitting.state import save_state
 from scanfield.methods.compression import coinpp
-from scanfield.tasks.model import FILE, KIND, Model, check_model
+from scanfield.tasks.model import FILE, KIND, Model, built_from, check_model
 
 RECORD = [{"sha256": "ab" * 32, "split": "train"}]
 
@@ -64,6 +64,33 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     save_state(tmp_path / FILE, {}, {"kind": KIND, "schema": 2})
     with pytest.raises(InputError, match="schema 2"):
         Model.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    broken = model()
+    broken.tensors["rates"][1] = value
+    broken.save(tmp_path / FILE)
+    with pytest.raises(InputError, match="weights are NaN or infinite: 'rates'"):
+        Model.load(tmp_path)
+
+
+@pytest.mark.parametrize("entry", [{"split": "train"}, {"sha256": "ab"}])
+def test_a_record_of_images_without_checksum_or_split_is_refused(tmp_path, entry):
+    model(cohort=[entry]).save(tmp_path / FILE)
+    with pytest.raises(InputError, match="header was altered"):
+        Model.load(tmp_path)
+
+
+def test_what_goes_wrong_while_a_network_is_built_is_the_file_s_fault():
+    for error in (KeyError("dims"), RuntimeError("size mismatch"), ZeroDivisionError()):
+        with (
+            pytest.raises(InputError, match=rf"do not suit method 'coinpp': {type(error).__name__}"),
+            built_from(model()),
+        ):
+            raise error
+    with pytest.raises(MemoryError), built_from(model()):
+        raise MemoryError
 
 
 def test_who_needs_a_model():

@@ -184,6 +184,14 @@ def test_a_second_run_needs_another_folder_or_force(thresholds, tmp_path):
     assert not list(tmp_path.glob("surface*"))
 
 
+@pytest.mark.parametrize("replace_run", [False, True])
+def test_a_folder_of_other_files_is_left_alone(thresholds, tmp_path, replace_run):
+    (tmp_path / "image.nii.gz").write_bytes(b"the only copy")
+    with pytest.raises(InputError, match="holds no run, but 'image"):
+        segment(image(), thresholds, Run(tmp_path, replace=replace_run))
+    assert (tmp_path / "image.nii.gz").read_bytes() == b"the only copy" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_surfaces_have_names_that_every_file_system_takes():
     table = LabelTable((0, 1, 2, 3, 4), ("background", "left lung (upper)", "a/b", "A b", "../x"))
     names = file_names(table, [1, 2, 3, 4], "ply")

@@ -152,6 +152,22 @@ def test_finer_voxels_and_more_moments_do_not_change_what_is_judged(known):
     assert torch.equal(coarse.sequence(0).frames, coarse.frames[0])
 
 
+def test_a_shape_that_fills_the_box_is_written_and_named(known, tmp_path):
+    """At the end it has no surface there."""
+    found = generate(known(torch.tensor([[6.0, 3.0]])), GenerateOptions(1), Run(tmp_path))
+    assert [text for text in found.warnings if "fills" in text] == [
+        f"sequence_01 fills the model's box in frame {t} of 4." for t in (2, 3, 4)
+    ]
+    assert {path.name[-6:-4] for path in (tmp_path / "meshes").iterdir()} == {"01"}
+    assert read_sequence(tmp_path / "sequence_01.nii.gz").frames[-1].all()
+
+
+def test_voxels_as_large_as_the_box_are_refused_at_once(known, tmp_path):
+    with pytest.raises(InputError, match="voxels of 30 mm leave nothing of shapes in a box of 24 mm"):
+        generate(known(), GenerateOptions(1, spacing_mm=30.0), Run(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_shape_that_vanishes_between_the_moments_of_the_training_is_written_and_named(known, tmp_path):
     """Coarse voxels miss a small ball."""
     drawn = torch.tensor([[1.3, 0.2]])

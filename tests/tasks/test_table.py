@@ -28,6 +28,12 @@ def test_columns_of_one_reference_share_a_heading_and_the_best_is_starred():
     ]
 
 
+def test_a_note_of_several_columns_is_said_once():
+    note = "between surfaces, mm"
+    columns = [Column(name, name, "mm", "", note=text) for name, text in (("HD95", note), ("Dice", ""), ("ASSD", note))]
+    assert Table(columns, [Row("a", "A", "method", {})]).to_text().split("\n")[-1] == "HD95, ASSD: between surfaces, mm"
+
+
 def test_columns_are_added_once():
     numbers = table()
     numbers.add_column(Column("psnr", "PSNR vs reference", "dB", "higher"))

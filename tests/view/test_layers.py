@@ -40,6 +40,20 @@ def test_a_segmentation_has_names_and_colours(segmented: Path) -> None:
     assert layers["image.nii.gz"].kind == "reference"
 
 
+def test_generated_sequences_are_images_in_their_order(moving: Path, tmp_path: Path) -> None:
+    for name in ("sequence_02", "sequence_10", "other"):
+        shutil.copy(moving, tmp_path / f"{name}.nii.gz")
+    entries = [{"file": "sequence_10.nii.gz"}, {"file": "sequence_02.nii.gz"}]
+    found = list(layers_of_run(tmp_path, {"synthesis": {"sequences": entries}}))
+    assert [(layer.name, layer.label, layer.kind) for layer in found[:2]] == [
+        ("sequence_10.nii.gz", "sequence 1", "file"),
+        ("sequence_02.nii.gz", "sequence 2", "file"),
+    ]
+    assert found[2].kind == "map"
+    for nonsense in (None, 3, {"sequences": "x"}, {"sequences": [None, {"file": 7}]}):
+        assert {layer.kind for layer in layers_of_run(tmp_path, {"synthesis": nonsense})} == {"map"}
+
+
 @pytest.mark.parametrize(
     "classes",
     [None, "two", [1, None], [{"value": "1", "colour": "#000000"}], [{"value": 1, "colour": "url(http://x)"}]],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from io import BytesIO
 from pathlib import Path
@@ -9,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from scanfield.data.nifti import write_nifti
 from scanfield.data.projections import write_projections
 from scanfield.data.scan import Scan
 from scanfield.operators.simulate import CtScanOptions, simulate_ct
 from scanfield.shortcuts import open_result
+from scanfield.space.grid import Grid
 
 pytestmark = pytest.mark.slow
 
@@ -279,6 +284,67 @@ def test_a_fit_is_followed_and_stopped(page: Any, start: Any, finished: Path, tm
     assert (run / "field.safetensors").is_file() and (run / "report.html").is_file()
     assert not (run / "state" / "preview.raster").exists(), "nothing is left of the pictures"
     page.complaints.clear()  # the server ended with the fit
+
+
+def test_a_training_is_seen_while_it_learns(page: Any, start: Any, tmp_path: Path) -> None:
+    lines = ["path,label,subject,split"]
+    for k in range(3):
+        grid = Grid.centred((40, 36, 1), 1.0)
+        inside = (grid.points() - torch.tensor([3.0 * k - 4, 2.0, 0.0])).norm(dim=1).reshape(grid.shape) < 8 + k
+        write_nifti(tmp_path / f"{k}.nii.gz", 100 * inside.float() + k, grid)
+        write_nifti(tmp_path / f"{k}_label.nii.gz", inside.byte(), grid)
+        lines.append(f"{k}.nii.gz,{k}_label.nii.gz,p{k},train")
+    (tmp_path / "cohort.csv").write_text("\n".join(lines))
+    process, address = start(
+        *("train", "iosnet", "--cohort", str(tmp_path / "cohort.csv"), "-o", str(tmp_path / "model")),
+        *("--preset", "tiny", "--steps", "20000", "--device", "cpu", "--view"),
+    )
+    try:
+        page.goto(address)
+        page.wait_for_selector(".preview[data-step]", state="visible")
+        assert page.locator(".preview figcaption").inner_text() == "axial: classes of an image to learn from"
+        picture = page.locator(".preview .raster canvas")
+        page.wait_for_function("() => Number(document.querySelector('.preview').dataset.step) > 60")
+        assert colours(picture) > 1, "the network has found something"
+        page.get_by_role("button", name="Stop and keep the result").click()
+        assert process.wait(60) == 1, "stopped before the end"
+    finally:
+        process.kill()
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    page.wait_for_timeout(1500)
+    page.complaints.clear()  # the server ended with the training
+
+
+def test_generated_masks_are_played(page: Any, shown: Any, tmp_path: Path) -> None:
+    for number in (1, 2):
+        grid = Grid.centred((20, 20, 20), 8e-4)
+        length = grid.points().norm(dim=1).reshape(grid.shape)
+        frames = torch.stack([length < 8e-4 * (3 + number + t) for t in range(4)], dim=-1)
+        write_nifti(tmp_path / f"sequence_{number:02d}.nii.gz", frames.byte(), grid, unit="1", step_s=60.0)
+    facts = {
+        "schema": 1,
+        "method": "cell_shapes",
+        "task": "synthesis",
+        "status": "complete",
+        "synthesis": {"sequences": [{"file": f"sequence_{number:02d}.nii.gz"} for number in (1, 2)]},
+        "display": {"window": [0.0, 1.0]},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    with shown(tmp_path) as address:
+        page.goto(address)
+        page.wait_for_selector(DRAWN)
+        page.wait_for_timeout(500)
+        canvas = page.locator(".stage canvas").first
+        assert colours(canvas) > 5, "masks are an image, not something on top of nothing"
+        assert page.get_by_label("image", exact=True).locator("option").all_inner_texts() == [
+            "sequence 1",
+            "sequence 2",
+        ]
+        first = pixels(canvas)
+        page.get_by_role("slider", name="frame").fill("3")
+        page.wait_for_timeout(500)
+        assert (pixels(canvas) != first).any(), "it has grown"
+        assert re.match(r"\S+\.\d{5}, \S+\.\d{5}, \S+\.\d{5} mm", values(page)), "digits that suit the voxels"
 
 
 def test_what_is_no_run_says_so(page: Any, shown: Any, tmp_path: Path) -> None:

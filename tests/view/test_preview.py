@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from scanfield.data.pair import Pair
 from scanfield.data.scan import Scan
 from scanfield.methods import api
 from scanfield.operators.simulate import CtScanOptions, simulate_ct
-from scanfield.run import Run
+from scanfield.run import Run, Shown
 from scanfield.space.grid import Grid
 from scanfield.view import preview as module
 from scanfield.view.preview import FILE, SHARE, FitPreview
@@ -43,7 +44,7 @@ def test_pictures_take_a_bounded_share_whatever_the_field_costs(tmp_path: Path, 
         return torch.zeros(plane.shape)
 
     watching = FitPreview(tmp_path, clock=clock)
-    watching.show(image, grid, "1/mm")
+    watching.show(Shown(lambda: image, grid, "1/mm"))
     start = clock.now
     while clock.now - start < 900:
         clock.now += 0.5
@@ -55,13 +56,52 @@ def test_pictures_take_a_bounded_share_whatever_the_field_costs(tmp_path: Path, 
         assert sizes[-1] == module.LARGEST and len(sizes) > 900, "a cheap field is seen every other second"
 
 
+@pytest.mark.parametrize("prepared_s", [1e-3, 0.05, 4.0])
+def test_what_is_prepared_makes_pictures_rare_and_not_small(tmp_path: Path, prepared_s: float) -> None:
+    """An image has to be encoded before any of its points can be asked."""
+    clock, sizes = Clock(), []
+    grid = Grid.centred((256, 256, 200), 1.0)
+
+    def image(plane: Grid) -> Tensor:
+        clock.now += 1e-7 * plane.size
+        sizes.append(max(plane.shape))
+        return torch.zeros(plane.shape)
+
+    def prepare() -> Callable[[Grid], Tensor]:
+        clock.now += prepared_s
+        return image
+
+    watching = FitPreview(tmp_path, clock=clock)
+    watching.show(Shown(prepare, grid, "1/mm"))
+    start = clock.now
+    while clock.now - start < 900:
+        clock.now += 0.1
+        watching.look("fit", 1, nullcontext)
+    assert watching.spent <= max(1.05 * SHARE * (clock.now - start), prepared_s + 1)
+    assert sizes[-1] == module.LARGEST and len(sizes) >= 3 * min(400, 0.8 * SHARE * 900 / prepared_s)
+
+
+def test_a_picture_says_what_it_shows_in_its_own_window(tmp_path: Path) -> None:
+    clock = Clock()
+    watching = FitPreview(tmp_path, clock=clock)
+    zeros = Shown(
+        lambda: lambda plane: torch.zeros(plane.shape), Grid.centred((9, 9, 1), 1.0), "", "classes", (0.0, 2.0)
+    )
+    watching.show(zeros)
+    for _ in range(2):
+        clock.now += 5
+        watching.look("network", 1, nullcontext)
+    facts, _ = decode((tmp_path / FILE).read_bytes())
+    assert facts["pictures"][0]["label"] == "axial: classes" and facts["pictures"][0]["window"] == [0.0, 2.0]
+
+
 def test_planes_are_those_of_the_image_as_they_stand_on_screen(tmp_path: Path) -> None:
     clock = Clock()
     affine = np.diag([-2.0, 1.0, 3.0, 1.0])
     affine[:3, 3] = (40.0, -10.0, 5.0)
     grid = Grid((40, 60, 20), affine)
     watching = FitPreview(tmp_path, clock=clock)
-    watching.show(lambda plane: plane.points()[:, 0].reshape(plane.shape), grid, "mm")
+    watching.show(Shown(lambda: lambda plane: plane.points()[:, 0].reshape(plane.shape), grid, "mm"))
     watching.look("slice-000", 3, nullcontext)
     assert not (tmp_path / FILE).exists(), "not at once"
     clock.now += 5
@@ -87,7 +127,7 @@ def test_what_cannot_be_drawn_does_not_cost_the_fit(tmp_path: Path) -> None:
         calls.append(plane)
         raise RuntimeError("out of memory")
 
-    watching.show(image, Grid.centred((8, 8, 1), 1.0), "")
+    watching.show(Shown(lambda: image, Grid.centred((8, 8, 1), 1.0), ""))
     for _ in range(5):
         clock.now += 100
         watching.look("fit", 1, nullcontext)

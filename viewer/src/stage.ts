@@ -213,7 +213,10 @@ export class Stage {
   }
 
   private read(): void {
-    const mm = this.crosshair.map((v) => v.toFixed(1).replace("-", "−")).join(", ");
+    // A tenth of a millimetre, or of a voxel where these are smaller: cells are measured in micrometres.
+    const voxel = Math.min(1, ...(this.volume?.hdr?.pixDims.slice(1, 4) ?? []).filter((size) => size > 0));
+    const digits = voxel < 0.1 ? Math.min(9, 1 - Math.floor(Math.log10(voxel))) : 1;
+    const mm = this.crosshair.map((v) => v.toFixed(digits).replace("-", "−")).join(", ");
     const values = this.seen.flatMap((pane, k) => (k === 0 ? pane.values() : pane.values().slice(0, 1)));
     this.readout.textContent = [`${mm} mm (RAS+)`, ...values].join("   ");
   }

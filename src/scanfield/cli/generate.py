@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from scanfield.cli.parser import Parser, add_device, add_json, add_quiet, count, number, one_of
-from scanfield.data.write import new_folder
+from scanfield.data.write import new_folder, whole_or_nothing
 
 if TYPE_CHECKING:
     from scanfield.tasks.synthesis import Generated
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     display = progress(quiet=args.quiet or args.json)
     run = Run(folder, choose_device(args.device), args.seed, replace=args.force, observers=(display,))
     request = {"command": shlex.join(["scanfield", *argv]), "inputs": [str(model_file(args.model).resolve())]}
-    with display:
+    with whole_or_nothing(folder), display:
         found = generate(model, options, run, request=request)
     if args.json:
         print(json.dumps(_facts(found), indent=2))

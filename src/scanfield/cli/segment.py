@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scanfield.cli.parser import Parser, add_backend, add_device, add_json, add_quiet, number, one_of
 from scanfield.cli.text import hanging, voxel_text
+from scanfield.data.write import whole_or_nothing
 from scanfield.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     if not (args.quiet or args.json):
         print(f"{model.method}, model {model.key}\n  image     {voxel_text(image.grid.shape, image.grid.spacing_mm)}")
         print(f"  output    {voxel_text(grid.shape, grid.spacing_mm)}; {device}", flush=True)
-    with _whole_or_nothing(folder), display:
+    with whole_or_nothing(folder), display:
         outcome = segment(
             image,
             model,
@@ -70,18 +69,6 @@ def main(argv: Sequence[str]) -> int:
     elif not args.quiet:
         print(_text(folder, outcome, run))
     return 0
-
-
-@contextmanager
-def _whole_or_nothing(folder: Path) -> Iterator[None]:
-    """Removes a folder made for this run if the run does not come to its end: there is nothing to resume."""
-    new = not folder.exists()
-    try:
-        yield
-    except BaseException:
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _text(folder: Path, outcome: Segmentation, run: Run) -> str:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from scanfield.cli.method_flags import add_how, parse, resumed, resumes
 from scanfield.cli.parser import Parser, one_of
 from scanfield.cli.request import TrainRequest
+from scanfield.cli.text import hanging
 from scanfield.errors import InputError
 from scanfield.methods.config import PRESETS
 
 if TYPE_CHECKING:
     from scanfield.run import Run
+    from scanfield.tasks.model import Model
 
 
 def main(argv: Sequence[str]) -> int:
@@ -83,8 +85,9 @@ def _trained(request: TrainRequest, config: Any, run: Run, args: Any) -> int:
     if run.resume:
         check_same_cohort(cohort, read_run(folder).get("cohort", []), str(folder))
     if not (args.quiet or args.json):
-        people = ", ".join(f"{len(cohort.part(s))} {s} ({cohort.subjects(s)} subjects)" for s in SPLITS)
-        print(f"{request.method}\n  images    {people}", flush=True)
+        people = [(len(cohort.part(split)), split, cohort.subjects(split)) for split in SPLITS]
+        said = ", ".join(f"{n} {split} ({of} subject{'s' * (of != 1)})" for n, split, of in people if n)
+        print(f"{request.method}\n  images    {said}", flush=True)
         note = PRESET_NOTES[request.preset]
         several = f" in {run.workers.count} processes" if run.workers.count > 1 else ""
         print(f"  settings  preset {request.preset}{note}; seed {run.seed}; {run.device}{several}", flush=True)
@@ -116,13 +119,24 @@ def _trained(request: TrainRequest, config: Any, run: Run, args: Any) -> int:
     if args.json:
         print(json.dumps(facts))
     elif not args.quiet:
-        print(f"{folder}/\n  {FILE}  the model {model.key}: {model.size} bytes of weights")
-        print("  run.json           settings, seeds, versions, checksums of the images")
+        print(_text(folder, model, run))
     if run.stop.is_set():
         again = f"scanfield train --resume {shlex.quote(str(folder))}"
         print(f"stopped before the end; continue with: {again}", file=sys.stderr)
         return 1
     return 0
+
+
+def _text(folder: Path, model: Model, run: Run) -> str:
+    from scanfield.tasks.model import FILE
+
+    said = [hanging("warning: ", text) for text in run.warnings] + [hanging("note: ", text) for text in run.notes]
+    log = model.logs[-1] if model.logs else None
+    lines = [*said, *([""] if said else []), f"{folder}/"]
+    lines += [f"  {FILE}  the model {model.key}: {model.size} bytes of weights"]
+    if log is not None and log.best_held_out is not None:
+        lines += [f"  log.jsonl          the curves; held out {log.best_held_out:.4g} at best, at step {log.best_step}"]
+    return "\n".join([*lines, "  run.json           settings, seeds, versions, checksums of the images"])
 
 
 def _parser() -> Parser:

@@ -8,12 +8,14 @@ A CSV file with a header line and the columns
     label     optional: the image's label map, relative to the table's folder
 
 Whatever else the table holds is kept with its row. Files are recognised by their SHA-256: the same image or the same
-label map in two splits is leakage under any name. They are read when they are asked for, and the last ones are kept.
+label map in two splits is leakage under any name. So is an image that was saved again, with another header or
+compression: its voxels give it away. Images are read when they are asked for, and the last ones are kept.
 """
 
 from __future__ import annotations
 
-import csv
+import hashlib
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +23,10 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar, get_args
 
 from scanfield.data.files import checksum
-from scanfield.data.guard import existing_file
 from scanfield.data.labels import LabelTable, read_label_table
-from scanfield.data.nifti import read_nifti
+from scanfield.data.nifti import nifti_layout, read_nifti
 from scanfield.data.scan import Scan
+from scanfield.data.tables import read_table
 from scanfield.errors import InputError, nearest
 
 Split = Literal["train", "validation", "test"]
@@ -132,34 +134,23 @@ class Images(Recent[T]):
 
 
 def read_cohort(path: str | Path, *, labels: Path | None = None) -> Cohort:
-    """The cohort in a table. Reads every file's bytes once, for its checksum.
+    """The cohort in a table. Reads every file once for its checksum, and the voxels of images that are as large
+    as one in another split.
 
     Args:
         labels: the table of what the label maps' numbers mean (`data.labels.read_label_table`).
 
     Raises:
         InputError: the table cannot be read, lacks a column or a value, or names a split that does not exist; a file
-            is missing; an image is listed twice; a person, an image or a label map is in two splits; only one person
-            is there, or nobody to learn from; the table of labels is none.
+            is missing or no image; an image is listed twice; a person (names that differ in case or blanks alone are
+            one), an image or a label map is in two splits; only one person is there, or nobody to learn from; the
+            table of labels is none.
     """
-    path = existing_file(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, skipinitialspace=True)
-            columns, rows = [name.strip() for name in table.fieldnames or []], list(table)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"the table cannot be read as CSV: {error}", where=str(path)) from None
-    for name in REQUIRED:
-        if name not in columns:
-            raise InputError(
-                f"the table has no column '{name}'{nearest(name, columns)}",
-                where=str(path),
-                fix=f"its first line names the columns: {','.join(REQUIRED)}",
-            )
+    rows = read_table(path, REQUIRED)
     if not rows:
         raise InputError("the table lists no images", where=str(path))
     cohort = Cohort(
-        tuple(_member(row, f"{path}: row {number}", path.parent) for number, row in enumerate(rows, 1)),
+        tuple(_member(row.values, row.where, Path(path).parent) for row in rows),
         str(path),
         None if labels is None else read_label_table(labels),
     )
@@ -167,10 +158,7 @@ def read_cohort(path: str | Path, *, labels: Path | None = None) -> Cohort:
     return cohort
 
 
-def _member(row: dict[str | None, str | list[str] | None], where: str, folder: Path) -> Member:
-    if None in row:
-        raise InputError("the row has more values than the table has columns", where=where)
-    values = {str(name).strip(): str(value or "").strip() for name, value in row.items()}
+def _member(values: dict[str, str], where: str, folder: Path) -> Member:
     for name in REQUIRED:
         if not values[name]:
             raise InputError(f"the row has no {name}", where=where)
@@ -203,10 +191,11 @@ def _check(cohort: Cohort) -> None:
             raise InputError(f"the same image is listed twice: {two}", where=cohort.source, fix="list every image once")
         if member.label is not None:
             _check_label(member, labels.setdefault(member.label_sha256, member), cohort.source)
-        other = people.setdefault(member.subject, member)
+        other = people.setdefault(_plain(member.subject), member)
         if other.split != member.split:
+            names = " and ".join(f"'{name}'" for name in dict.fromkeys((other.subject, member.subject)))
             raise InputError(
-                f"subject '{member.subject}' is in two splits, {other.split} and {member.split}",
+                f"subject {names} is in two splits, {other.split} and {member.split}",
                 where=cohort.source,
                 fix="put all images of a person into one split",
             )
@@ -218,6 +207,29 @@ def _check(cohort: Cohort) -> None:
         )
     if not cohort.part("train"):
         raise InputError("no image is in the split 'train'", where=cohort.source)
+    _check_voxels(cohort)
+
+
+def _plain(name: str) -> str:
+    """A name without what spellings differ in: case, blanks, how its letters are encoded, what cannot be seen."""
+    seen = (letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
+    return " ".join("".join(seen).casefold().split())
+
+
+def _check_voxels(cohort: Cohort) -> None:
+    """No image has the voxels of one in another split."""
+    shapes = [nifti_layout(member.path).shape for member in cohort.members]
+    splits: dict[tuple[int, ...], set[str]] = {}
+    for member, shape in zip(cohort.members, shapes, strict=True):
+        splits.setdefault(shape, set()).add(member.split)
+    found: dict[str, Member] = {}
+    for member, shape in zip(cohort.members, shapes, strict=True):
+        if len(splits[shape]) > 1:
+            values = read_nifti(member.path, channels=True).values.numpy()
+            twin = found.setdefault(hashlib.sha256(str(shape).encode() + values.tobytes()).hexdigest(), member)
+            if twin.split != member.split:
+                two = f"'{twin.path.name}' ({twin.split}) and '{member.path.name}' ({member.split})"
+                raise InputError(f"two images have the same voxels: {two}", where=cohort.source, fix="leave one out")
 
 
 def _check_label(member: Member, twin: Member, where: str) -> None:

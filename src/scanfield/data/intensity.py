@@ -29,7 +29,7 @@ class Window:
         shown = scan.values.float()[self.seen]
         self.least, self.most = float(shown.min()), float(shown.max())
         if self.least == self.most:
-            raise InputError("the image is constant: there is nothing to learn from it", where=scan.source)
+            raise InputError("the image is constant: it shows nothing", where=scan.source)
         a, b = np.percentile(shown.numpy(), [low, high])
         if not b > a:
             a, b = self.least, self.most

@@ -22,6 +22,12 @@ from scanfield.space.grid import Grid
 from scanfield.space.samples import random_index
 
 KEPT = 2**16  # voxels of every kind that are kept to draw from
+_BYTES = 20  # of a kept voxel: three coordinates and its class
+
+
+def kept_bytes(voxels: int) -> int:
+    """About as much as `LabelPoints` keeps beside a label map of so many voxels."""
+    return _BYTES * min(voxels, 3 * KEPT)
 
 
 @dataclass(frozen=True)

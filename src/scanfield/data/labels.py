@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ import torch
 from jaxtyping import Int, Num, UInt8
 from torch import Tensor
 
-from scanfield.data.guard import existing_file
+from scanfield.data.tables import read_table
 from scanfield.data.write import write_atomically
 from scanfield.errors import InputError
 
 MOST = 255  # classes beside the background: an index is one byte
 COLUMNS = ("value", "name")
+_PART = 2**18  # voxels that are looked up at once
+_SMALL = 2**16  # values below that are looked up in a table of all of them
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,40 @@ class LabelTable:
         Raises:
             InputError: a value is not in the table, or no integer.
         """
-        found, inverse = torch.unique(values, return_inverse=True)
-        rows = {value: row for row, value in enumerate(self.values)}
-        outside = [value for value in found.tolist() if value not in rows]  # 2.0 == 2, also as keys
+        flat = values.reshape(-1)
+        indices = torch.empty(flat.shape, dtype=torch.uint8, device=flat.device)
+        lookup, outside = self._lookup(flat.device), []
+        for part, out in zip(flat.split(_PART), indices.split(_PART), strict=True):
+            whole = part.long()  # of 2.5, NaN and what no integer holds it makes something else
+            rows = lookup(whole)
+            strange = (rows < 0) | (whole != part)
+            if bool(strange.any()):
+                outside.append(part[strange].unique())
+            out.copy_(rows)
         if outside:
-            listed = ", ".join(f"{value:g}" for value in outside[:5]) + (", ..." if len(outside) > 5 else "")
+            strangers = torch.cat(outside).unique().tolist()
+            listed = ", ".join(map(_digits, strangers[:5])) + (", ..." if len(strangers) > 5 else "")
             raise InputError(
                 f"label values outside the table: {listed}; it has {', '.join(map(str, self.values))}",
                 where=where,
                 fix="add them to the label table (columns value,name), or correct the label map",
             )
-        lookup = torch.tensor([rows[value] for value in found.tolist()], dtype=torch.uint8, device=values.device)
-        return lookup[inverse]
+        return indices.reshape(values.shape)
+
+    def _lookup(self, device: torch.device) -> Callable[[Int[Tensor, " n"]], Int[Tensor, " n"]]:
+        """Values -> rows of the table, -1 where a value is not in it; a time per value that does not depend on them."""
+        top = max(self.values)
+        if top < _SMALL:
+            table = torch.full((top + 3,), -1, dtype=torch.int16, device=device)  # one more on both sides: outside
+            table[torch.tensor(self.values, device=device) + 1] = torch.arange(len(self)).to(table)
+            return lambda values: table[values.clamp(-1, top + 1) + 1]
+        known, order = torch.tensor(self.values, device=device).sort()
+
+        def searched(values: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+            place = torch.searchsorted(known, values).clamp(max=len(known) - 1)
+            return torch.where(known[place] == values, order[place], -1)
+
+        return searched
 
     def values_of(self, indices: Int[Tensor, "*n"] | UInt8[Tensor, "*n"]) -> Int[Tensor, "*n"] | UInt8[Tensor, "*n"]:
         """What a file holds for class indices, in the type `dtype`."""
@@ -109,37 +133,25 @@ class LabelTable:
         return LabelTable((0, *others), ("background", *(f"label {value}" for value in others)))
 
 
+def _digits(value: float) -> str:
+    """All digits of an integer, where a file's type holds them."""
+    return str(int(value)) if abs(value) < 2**53 and value == int(value) else f"{value:g}"
+
+
 def read_label_table(path: str | Path) -> LabelTable:
     """The table in a CSV file with the columns `value` and `name`; further columns are left alone.
 
     Value 0 comes first, wherever its row is; where there is none, it is 'background'.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, or is no label table.
+        InputError: the file is no such table (see `data.tables.read_table`), or what it says is none.
     """
-    path = existing_file(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [name.strip() for name in reader.fieldnames or []]
-            rows = [{str(k).strip(): str(v or "").strip() for k, v in row.items()} for row in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"the label table cannot be read as CSV: {error}", where=str(path)) from None
-    for name in COLUMNS:
-        if name not in columns:
-            raise InputError(
-                f"the label table has no column '{name}'",
-                where=str(path),
-                fix=f"its first line names the columns: {','.join(COLUMNS)}",
-            )
     entries: list[tuple[int, str]] = []
-    for number, row in enumerate(rows, 1):
+    for row in read_table(path, COLUMNS, what="the label table"):
         try:
-            entries.append((int(row["value"]), row["name"]))
+            entries.append((int(row.values["value"]), row.values["name"]))
         except ValueError:
-            raise InputError(
-                f"a label value is an integer, got '{row['value']}'", where=f"{path}: row {number}"
-            ) from None
+            raise InputError(f"a label value is an integer, got '{row.values['value']}'", where=row.where) from None
     if all(value != 0 for value, _ in entries):
         entries.append((0, "background"))
     entries.sort(key=lambda entry: entry[0] != 0)

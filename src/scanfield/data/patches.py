@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scanfield.data.intensity import Window
 from scanfield.data.scan import Scan
+from scanfield.errors import InputError
 from scanfield.space.samples import random_index
 
 
@@ -37,6 +38,18 @@ def cut_patches(values: Shaped[Tensor, "n0 n1 n2"], size: int, *, fill: float = 
     padded[: values.shape[0], : values.shape[1], : values.shape[2]] = values
     split = padded.reshape(counts[0], sizes[0], counts[1], sizes[1], counts[2], sizes[2])
     return split.permute(0, 2, 4, 1, 3, 5).reshape(math.prod(counts), math.prod(sizes))
+
+
+def middle_block(shape: Sequence[int], size: int, most: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First voxel and shape of a block of patches in the middle of an image: at most `most` of them, as square as the
+    image allows, and one thick along the third axis of a volume. An image smaller than a patch is the block."""
+    sides = [min(n, size) for n in shape]
+    flat, left = patch_axes(shape)[:2], most
+    for place, axis in enumerate(sorted(flat, key=lambda axis: shape[axis])):
+        count = left if place + 1 == len(flat) else math.isqrt(left)
+        count = max(1, min(shape[axis] // size, count))
+        sides[axis], left = min(shape[axis], count * size), left // count
+    return tuple((n - side) // 2 for n, side in zip(shape, sides, strict=True)), tuple(sides)
 
 
 def patch_points(size: int, dims: int) -> Float[Tensor, "v d"]:
@@ -83,6 +96,27 @@ class FilledPatches:
             first += stride * corner.clamp(0, n - size)
         index = first[:, None] + self.offsets
         return self.values[index], self.weight[index]
+
+
+def draw_patches(
+    images: Sequence[FilledPatches], count: int, generator: torch.Generator, *, most_images: int
+) -> tuple[Float[Tensor, "b v"], Float[Tensor, "b v"]]:
+    """Random patches of random images: values, and 1 where a voxel counts.
+
+    Args:
+        most_images: from how many of the images they come, at most.
+
+    Raises:
+        InputError: one image is a slice, another a volume.
+    """
+    chosen = random_index(len(images), min(most_images, count), generator).tolist()
+    share = [count // len(chosen) + (k < count % len(chosen)) for k in range(len(chosen))]
+    parts = [images[k].draw(size, generator) for k, size in zip(chosen, share, strict=True)]
+    for k in chosen:
+        if images[k].dims != images[0].dims:
+            raise InputError("a cohort holds slices or volumes, not both", where=images[k].source)
+    target, weight = (torch.cat(part) for part in zip(*parts, strict=True))
+    return target, weight
 
 
 def mean_spacing_mm(scan: Scan) -> float:

@@ -40,10 +40,14 @@ class Intensities:
         """The values of an image that become -1 and 1.
 
         Raises:
-            InputError: the window is not two ascending values; several channels, or a constant image.
+            InputError: the window is not two ascending values, or the percentiles are not two from 0 to 100; several
+                channels, or a constant image.
         """
         if self.window and (len(self.window) != 2 or not self.window[0] < self.window[1]):
             raise InputError(f"a window is two values, the lower one first, got {self.window}")
+        if not 0 <= self.low_percentile <= self.high_percentile <= 100:
+            two = f"{self.low_percentile:g} and {self.high_percentile:g}"
+            raise InputError(f"percentiles lie between 0 and 100, the lower one first, got {two}")
         own = Window(scan, self.low_percentile, self.high_percentile)
         if self.window:
             return self.window[0], self.window[1]

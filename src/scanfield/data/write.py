@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,10 +64,27 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 def new_folder(name: str, *, replaced: bool = False, fix: str = "choose another name") -> Path:
     """The folder that a command writes into.
 
+    Args:
+        replaced: whether a run that it holds may be written over; nothing else may.
+
     Raises:
         InputError: it holds something, and is not to be replaced.
     """
     folder = Path(name)
-    if folder.exists() and not replaced and (not folder.is_dir() or any(folder.iterdir())):
+    if replaced and (folder / "run.json").is_file():
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("the output is a new or empty folder", where=name, fix=fix)
     return folder
+
+
+@contextmanager
+def whole_or_nothing(folder: Path) -> Iterator[None]:
+    """Removes a folder that is made inside if that does not come to its end, where nothing could continue it."""
+    new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise

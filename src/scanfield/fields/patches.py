@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from scanfield.data.patches import patch_axes, patch_counts
+from scanfield.data.intensity import Window
+from scanfield.data.patches import cut_patches, middle_block, patch_axes, patch_counts
+from scanfield.data.scan import Scan
 from scanfield.fields.networks.modulated import ModulatedSiren
 from scanfield.space.grid import Grid
 
@@ -81,3 +83,25 @@ class PatchField(nn.Module):
     def latent(self) -> Float[Tensor, "m k"]:
         """The latents of all coded patches."""
         return torch.stack(list(self.latents), dim=-1)
+
+    def fill(self, latents: Float[Tensor, "m k"]) -> None:
+        """Gives the coded patches other latents."""
+        self.load_state_dict({f"latents.{k}": z for k, z in enumerate(latents.T)}, strict=False)
+
+
+def middle_of(
+    scan: Scan, window: Window, size: int, network: ModulatedSiren, latent: int, *, most: int
+) -> tuple[PatchField, Float[Tensor, "m v"], Float[Tensor, "m v"]]:
+    """The middle of an image (`data.patches.middle_block`) as a field with latents of zero; the values of its patches,
+    in units of the window; and 1 where a voxel counts.
+
+    Args:
+        most: patches.
+    """
+    first, shape = middle_block(scan.grid.shape, size, most)
+    here = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
+    coded = torch.ones(patch_counts(shape, size), dtype=torch.bool)
+    grid, scale, offset = scan.grid.part(first, shape), window.scale, window.offset
+    field = PatchField(grid, size, network, latent, coded, scale=scale, offset=offset)
+    target = cut_patches(window.normalised(scan.values)[here], size)
+    return field, target, cut_patches(window.seen[here].float(), size)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from scanfield.data.augment import contrast, noise, random_affine
 from scanfield.data.cohort import Cohort
-from scanfield.data.label_points import LabelPoints, Shares
+from scanfield.data.label_points import LabelPoints, Shares, kept_bytes
 from scanfield.data.labelled import Labelled, LabelledImages, label_table
 from scanfield.data.nifti import nifti_layout
 from scanfield.data.standard import Intensities, StandardImage, ras_grid, spaced_grid, standard_image
@@ -39,7 +39,7 @@ _AROUND_STRUCTURES = 2 / 3  # of the crops that do not hold their image lie arou
 _WATCHED = 2**15  # voxels of an image for validation
 _LARGE = 2**18  # voxels of a crop: interpolating fewer is faster than waiting for a GPU
 _SHOWN = 64  # images that tell what intensities are usual
-_KEPT_BYTES = 2**32  # of the prepared images that stay in memory
+_KEPT_BYTES = 2**32  # of a split's prepared images that stay in memory
 
 
 @dataclass(frozen=True)
@@ -117,26 +117,28 @@ class CropSource:
 
     def __init__(self, config: CropConfig, cohort: Cohort) -> None:
         self.config, self.table = config, label_table(cohort)
-        train = cohort.part("train")
-        layouts = [ras_grid(nifti_layout(member.path).grid) for member in train]
+        train, others = cohort.part("train"), cohort.part("validation")
+        layouts, unseen = ([ras_grid(nifti_layout(member.path).grid) for member in part] for part in (train, others))
         spacing = np.median([grid.spacing_mm for grid in layouts], axis=0)
         self.image_spacing_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
         self.axes = [axis for axis in range(3) if layouts[0].shape[axis] > 1]
-        for member, grid in zip(train, layouts, strict=True):
+        for member, grid in zip((*train, *others), (*layouts, *unseen), strict=True):
             check_axes(grid, self.axes, member.path.name)
         self.spacing_mm = self.image_spacing_mm
         _check(config, len(self.axes))
         if config.spacing_mm:
             self.spacing_mm = config.spacing_mm[0], config.spacing_mm[1], config.spacing_mm[2]
+            for member, grid in zip((*train, *others), (*layouts, *unseen), strict=True):
+                _check_spacing(grid, self.spacing_mm, self.axes, member.path.name)
         sizes = [spaced_grid(grid, self.spacing_mm).shape for grid in layouts]
         a, b, c = (min(config.size, int(n)) for n in np.median(sizes, axis=0))
         self.shape = (a, b, c)
         self.fine_mm = tuple(s / config.detail for s in self.spacing_mm)
         fine = [spaced_grid(grid, self.fine_mm).size for grid in layouts]
-        bytes_each = [grid.size + 4 * size for grid, size in zip(layouts, fine, strict=True)]
+        bytes_each = [grid.size + kept_bytes(grid.size) + 4 * n for grid, n in zip(layouts, fine, strict=True)]
         keep = max(1, _KEPT_BYTES // int(np.mean(bytes_each)))  # labels as they came, images as the encoder sees them
         self.train = LabelledImages(train, self.table, prepare=self._prepared, keep=keep)
-        self.validation = LabelledImages(cohort.part("validation"), self.table, prepare=self._prepared, keep=keep)
+        self.validation = LabelledImages(others, self.table, prepare=self._prepared, keep=keep)
 
     @property
     def thick(self) -> tuple[int, ...]:
@@ -171,6 +173,23 @@ class CropSource:
             "encoder_spacing_mm": list(self.spacing_mm),
             "intensity": intensities,
         }
+
+    def middle(self, image: LabelledImage, crops: int) -> StandardImage:
+        """The part of an image around the middle of what its label map shows: all of it, or as much as so many crops
+        hold. Encoding it costs no more than encoding them."""
+        whole, inside = image.image.grid, image.classes.numpy() > 0
+        around = whole.centre_mm
+        if inside.any():
+            found = [np.flatnonzero(inside.any(axis=tuple(k for k in range(3) if k != axis))) for axis in range(3)]
+            ends = torch.tensor([[(f[0] + f[-1]) / 2 for f in found]], dtype=torch.float64)
+            around = image.grid.to_world(ends)[0].numpy()
+        longer = crops ** (1 / len(self.axes))
+        most = [int(n * factor * longer) for n, factor in zip(self.shape, self.factors, strict=True)]
+        size = np.minimum(whole.shape, most)
+        place = whole.to_voxel(torch.from_numpy(around)).numpy()
+        first = np.clip(np.rint(place - (size - 1) / 2), 0, whole.shape - size).astype(int)
+        values = image.image.values[tuple(slice(a, a + n) for a, n in zip(first, size, strict=True))]
+        return StandardImage(values, whole.part(first, size), image.image.window)
 
     def moved(self, grid: Grid, generator: torch.Generator) -> Grid:
         """A lattice turned, scaled, mirrored and shifted as the augmentation has it; a slice stays in its plane."""
@@ -266,7 +285,7 @@ def check_axes(grid: Grid, axes: Sequence[int], where: str) -> None:
     raise InputError(
         f"the image extends along {mine}; those the network learns from extend along {theirs}",
         where=where,
-        fix="use slices of one orientation, or volumes",
+        fix="use images of the same axes: slices of one orientation, or volumes",
     )
 
 
@@ -286,6 +305,16 @@ def _check(config: CropConfig, dims: int) -> None:
         raise InputError(f"scale and contrast change by a factor of 1 or more, got {config.scale}, {config.contrast}")
     if min(config.rotation_deg, config.shift, config.noise, config.band) < 0:
         raise InputError("rotation, shift, noise and the width of the band cannot be negative")
+
+
+def _check_spacing(grid: Grid, spacing_mm: tuple[float, float, float], axes: Sequence[int], where: str) -> None:
+    seen = spaced_grid(grid, spacing_mm).shape
+    if min(seen[axis] for axis in axes) < 2:
+        raise InputError(
+            f"voxels of {' x '.join(f'{s:g}' for s in spacing_mm)} mm leave {' x '.join(map(str, seen))} of the image",
+            where=where,
+            fix="choose a smaller spacing for the encoder, or none",
+        )
 
 
 def _around(image: StandardImage, grid: Grid) -> ImageField:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from scanfield.errors import InputError
 from scanfield.fitting.schedules import Schedule, constant
 from scanfield.kernels.adam import VisitedAdam
 from scanfield.run import ALONE, Workers
@@ -19,7 +21,13 @@ OptimiserFactory = Callable[[Sequence[nn.Parameter], float], Optimizer]
 def adam(
     *, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8, weight_decay: float = 0.0
 ) -> OptimiserFactory:
-    """Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    """Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019).
+
+    Raises:
+        InputError: the weight decay is negative.
+    """
+    if not weight_decay >= 0:
+        raise InputError(f"the weight decay cannot be negative, got {weight_decay:g}")
 
     def make(parameters: Sequence[nn.Parameter], rate: float) -> Optimizer:
         return torch.optim.AdamW(parameters, lr=rate, betas=betas, eps=epsilon, weight_decay=weight_decay, fused=True)
@@ -55,6 +63,9 @@ class ParameterGroup:
         learning_rate: base rate, multiplied by `schedule(step, total)`.
         optimiser: a factory such as `adam()`.
         start_step, stop_step: outside [start, stop) the group is frozen and its optimiser's state rests.
+
+    Raises:
+        InputError: the rate is negative or no number.
     """
 
     name: str
@@ -69,6 +80,8 @@ class ParameterGroup:
         self.parameters = list(self.parameters)  # an iterator would be empty at its second reading
         if not self.parameters:
             raise ValueError(f"parameter group '{self.name}' is empty")
+        if not 0 <= self.learning_rate < math.inf:
+            raise InputError(f"the learning rate of '{self.name}' cannot be negative, got {self.learning_rate:g}")
 
     def active(self, step: int) -> bool:
         return self.start_step <= step and (self.stop_step is None or step < self.stop_step)

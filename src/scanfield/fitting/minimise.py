@@ -54,6 +54,10 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise InputError(f"the number of steps cannot be negative, got {self.steps}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise InputError(f"the largest norm of the gradient must be positive, got {self.clip_norm:g}")
+        if min(self.check_every, self.patience) < 0:
+            raise InputError(f"checks are {self.check_every} steps apart, patience is {self.patience}: not below 0")
 
 
 @on_the_run_s_backend

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from scanfield.errors import InputError
+
 Schedule = Callable[[int, int], float]
 
 
@@ -24,12 +26,16 @@ def milestones(fractions: Sequence[float], factor: float) -> Schedule:
 
 
 def exponential(final: float) -> Schedule:
-    """Falls exponentially from 1 to `final` over the fit."""
+    """Falls exponentially from 1 to `final` over the fit. Raises `InputError` unless that is positive."""
+    if not final > 0:
+        raise InputError(f"a rate that falls exponentially ends above 0, got {final:g}")
     return lambda step, total: float(final ** (step / max(1, total)))
 
 
 def cosine(final: float = 0.0) -> Schedule:
-    """Half a cosine from 1 to `final`."""
+    """Half a cosine from 1 to `final`. Raises `InputError` if that is negative."""
+    if not final >= 0:
+        raise InputError(f"a rate cannot end below 0, got {final:g}")
     return lambda step, total: final + (1 - final) * (1 + math.cos(math.pi * min(1.0, step / max(1, total)))) / 2
 
 

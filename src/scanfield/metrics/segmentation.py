@@ -60,7 +60,7 @@ def overlap(found: Bool[Tensor, "n0 n1 n2"], reference: Bool[Tensor, "n0 n1 n2"]
     Raises:
         InputError: a mask does not fit the grid.
     """
-    _check(found, grid)
+    _check(grid, found, reference)
     a, b, both = (int(m.sum()) for m in (found, reference, found & reference))
     voxel = grid.voxel_volume_mm3
     dice, jaccard = (2 * both / (a + b), both / (a + b - both)) if a + b else (math.nan, math.nan)
@@ -75,7 +75,7 @@ def surface_agreement(
     Raises:
         InputError: a mask does not fit the grid, which has to be a volume or a slice; the tolerance is negative.
     """
-    _check(found, grid)
+    _check(grid, found, reference)
     if not tolerance_mm >= 0:
         raise InputError(f"a tolerance cannot be negative, got {tolerance_mm:g} mm")
     empty = not bool(found.any()), not bool(reference.any())
@@ -148,6 +148,7 @@ def _percentile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
     return float(values[order][np.searchsorted(cumulative, share * cumulative[-1] * (1 - 1e-12))])
 
 
-def _check(mask: Tensor, grid: Grid) -> None:
-    if tuple(mask.shape) != grid.shape:
-        raise InputError(f"a mask of shape {tuple(mask.shape)} does not fit a grid of shape {grid.shape}")
+def _check(grid: Grid, *masks: Tensor) -> None:
+    for mask in masks:
+        if tuple(mask.shape) != grid.shape:
+            raise InputError(f"a mask of shape {tuple(mask.shape)} does not fit a grid of shape {grid.shape}")

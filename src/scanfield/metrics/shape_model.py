@@ -25,6 +25,7 @@ from torch import Tensor
 from scanfield.fields.shape import smooth_mask_mesh
 from scanfield.space.grid import Grid
 
+_AT_ONCE = 2**24  # voxels that are turned into numbers together
 DESCRIPTORS = ("volume_mm3", "surface_mm2", "sphericity", "components")
 
 
@@ -59,9 +60,13 @@ def describe(mask: Bool[Tensor, "n0 n1 n2"], grid: Grid) -> ShapeDescriptors:
 
 def dice_matrix(a: Bool[Tensor, "n *v"], b: Bool[Tensor, "m *v"]) -> Float[Tensor, "n m"]:
     """D of every shape of one set with every shape of another, on the same voxels; two empty shapes agree."""
-    rows, columns = a.flatten(1).float(), b.flatten(1).float()
+    rows, columns = a.flatten(1), b.flatten(1)
     size = rows.sum(dim=1)[:, None] + columns.sum(dim=1)
-    return torch.where(size > 0, 2 * (rows @ columns.T) / size.clamp(min=1), torch.ones_like(size))
+    both = torch.zeros(len(rows), len(columns), dtype=torch.float64)
+    part = max(1, _AT_ONCE // (len(rows) + len(columns)))
+    for start in range(0, rows.shape[1], part):  # a product of masks needs them as numbers, four times as large
+        both += rows[:, start : start + part].float() @ columns[:, start : start + part].float().T
+    return torch.where(size > 0, 2 * both / size.clamp(min=1), torch.ones_like(both)).float()
 
 
 def paired_dice(a: Bool[Tensor, "n *v"], b: Bool[Tensor, "n *v"]) -> Float[Tensor, " n"]:

@@ -121,21 +121,21 @@ def whole_objects(labels: Scan, *, merge: bool = False, name: str = "label") -> 
     values = labels.values.numpy()
     if values.ndim != 3 or not np.array_equal(values, np.round(values)) or values.min() < 0:
         raise InputError("a label map holds one whole number from 0 a voxel", where=labels.source)
-    values = values.astype(np.int64)
     if merge:
-        values = (values > 0).astype(np.int64)
+        values = (values > 0).astype(values.dtype)
+    known = np.unique(values[values > 0])  # their numbers may be anything: they are counted 1, 2, 3, ...
+    numbers = np.where(values > 0, np.searchsorted(known, values) + 1, 0)
     found = []
-    for value, box in enumerate(ndimage.find_objects(values), 1):
-        if box is None:
-            continue
-        parts, _ = ndimage.label(values[box] == value)
+    for number, box in enumerate(ndimage.find_objects(numbers), 1):
+        assert box is not None
+        parts, _ = ndimage.label(numbers[box] == number)
         sizes = np.bincount(parts.ravel())[1:]
         part = ndimage.find_objects(parts)[int(sizes.argmax())]
         mask = parts[part] == sizes.argmax() + 1
         first = [outer.start + inner.start for outer, inner in zip(box, part, strict=True)]
         inner = all(a > 0 and a + n < size for a, n, size in zip(first, mask.shape, values.shape, strict=True))
         if inner and mask.sum() >= LEAST_VOXELS:
-            title = name if merge else f"{name}_{value:03d}"
+            title = name if merge else f"{name}_{int(known[number - 1]):03d}"
             found.append(CellObject(title, mask, labels.grid.part(first, mask.shape)))
     if not found:
         raise InputError(
@@ -168,7 +168,7 @@ def simulate_cells(objects: Sequence[CellObject], options: CellOptions) -> list[
     """
     if not objects:
         raise InputError("there are no objects to evolve")
-    order = torch.randperm(len(objects), generator=torch.Generator().manual_seed(options.seed)).tolist()
+    order = torch.randperm(len(objects), generator=_seeded(options.seed)).tolist()
     dividing = set(order[: round(options.division * len(objects))])
     levels = [_level(item, options, k, k in dividing) for k, item in enumerate(objects)]
     boxes = [_extent(level, item, options) for level, item in zip(levels, objects, strict=True)]
@@ -195,7 +195,7 @@ Level = Callable[[Float[Tensor, "n 3"], float], Float[Tensor, " n"]]
 
 def _level(item: CellObject, options: CellOptions, index: int, divides: bool) -> Level:
     """L of an object, as a function of world points and s."""
-    generator = torch.Generator().manual_seed(1_000_003 * (options.seed + 1) + index)
+    generator = _seeded(1_000_003 * (options.seed + 1) + index)
     distance, centre, radius = _distance(item)
     inside = item.grid.to_world(torch.from_numpy(np.argwhere(item.mask)).double()) - centre
     shortest = torch.linalg.eigh(inside.T @ inside).eigenvectors[:, 0]
@@ -293,6 +293,10 @@ def _turn(axis: Tensor, degrees: float) -> Tensor:
     x, y, z = axis.tolist()
     cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
     return torch.eye(3, dtype=torch.float64) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+
+
+def _seeded(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number % 2**63)
 
 
 def _directions(count: int, generator: torch.Generator) -> list[Tensor]:

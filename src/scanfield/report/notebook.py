@@ -44,6 +44,11 @@ def widget(folder: Path | None, layers: Sequence[tuple[str, dict[str, Any]]]) ->
     return viewer
 
 
+def with_table(pictures: str, table: str) -> str:
+    """What a notebook shows of a result: its pictures as HTML, and below them its numbers as plain text."""
+    return f"{pictures}<pre>{html.escape(table)}</pre>"
+
+
 def images_html(named: Sequence[tuple[str, np.ndarray]], grid: Grid) -> str:
     """The middle slice of every image, all on the grey scale of the last one.
 

@@ -1,4 +1,4 @@
-"""The figures of generated sequences: a contact sheet, and descriptors in time beside those of the training sequences.
+"""The figures of generated sequences: sheets of shapes and masks, and descriptors in time beside the training's.
 
 They are drawn from canvas.npz and descriptors.csv of a run folder. Nothing in these files is trusted.
 
@@ -12,7 +12,7 @@ import csv
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ COLUMNS = ("set", "sequence", "frame", "time_s", "volume_mm3", "surface_mm2", "s
 SETS = ("training", "generated")
 SHOWN_FRAMES, SHOWN_SEQUENCES = 6, 24
 MICROSCOPIC_MM3 = 1e-3  # objects smaller than this are described in micrometres
+INSIDE = 0.35  # grey of a mask
+Drawing = Callable[[Bool[np.ndarray, "n0 n1 n2"]], Float[np.ndarray, "rows columns"]]
 # Heading of every descriptor, and the power of length that it grows with.
 LABELS = {
     "volume_mm3": ("volume ({}³)", 3),
@@ -119,22 +121,35 @@ def synthesis_plates(folder: Path, facts: dict[str, Any]) -> Iterator[Plate]:
     record = read_generated(folder, facts)
     if record is None:
         return
-    caption = f"{len(record.sequences)} generated sequences, "
-    caption += "seen along the third voxel axis, lit from the upper left. "
-    caption += f"Time runs to the right, from 0 to {record.times_s[-1]:.4g} s; all at one scale."
+    count = f"{len(record.sequences)} generated sequence{'s' * (len(record.sequences) > 1)}"
+    end = f"Time runs to the right, from 0 to {record.times_s[-1]:.4g} s; all at one scale"
+    length, scale = length_unit(record.descriptors["training"]["volume_mm3"])
+    box, grid = _around([frame.numpy() for s in record.sequences for frame in s.frames]), record.sequences[0].grid
+    width = (box[0].stop - box[0].start) * grid.spacing_mm[0] * scale
+    end += f", every picture {width:.3g} {length} wide."
+    caption = f"{count}, seen along the third voxel axis, lit from the upper left. {end}"
     yield Plate("contact-sheet", contact_sheet(record.sequences), "Generated shapes in time.", caption)
+    caption = f"The masks themselves: of every frame the slice across the third voxel axis that holds most of it. {end}"
+    yield Plate("masks", contact_sheet(record.sequences, drawing=section), "Slices of the generated masks.", caption)
     caption = "Descriptors in time: mean and standard deviation over the generated sequences (blue), and over the "
     caption += "shapes that the model makes of its training sequences' codes (grey)."
     yield Plate("descriptors", descriptor_figure(record), "Descriptors of generated and training shapes.", caption)
 
 
-def contact_sheet(sequences: Sequence[MaskSequence], *, width_mm: float = WIDTH_MM) -> Figure:
-    """Shaded shapes, a few moments of each sequence in a row, two or more sequences beside each other."""
+def contact_sheet(
+    sequences: Sequence[MaskSequence], *, drawing: Drawing | None = None, width_mm: float = WIDTH_MM
+) -> Figure:
+    """A few moments of each sequence in a row, two or more sequences beside each other.
+
+    Args:
+        drawing: what is shown of a mask: `shaded` (without it) or `section`.
+    """
+    draw = shaded if drawing is None else drawing
     frames = sequences[0].frames.shape[0]
     shown = np.unique(np.linspace(0, frames - 1, min(frames, SHOWN_FRAMES)).round().astype(int))
     masks = [[s.frames[k].numpy() for k in shown] for s in sequences]
     box = _around([mask for moments in masks for mask in moments])
-    pictures = [np.concatenate([shaded(mask[box]) for mask in moments], axis=1) for moments in masks]
+    pictures = [np.concatenate([draw(mask[box]) for mask in moments], axis=1) for moments in masks]
     rows, columns = pictures[0].shape
     across = max(1, min(len(pictures), round(2 * SHOWN_FRAMES / len(shown))))
     down = -(-len(pictures) // across)
@@ -182,6 +197,13 @@ def shaded(mask: Bool[np.ndarray, "n0 n1 n2"], *, finer: int = 3) -> Float[np.nd
     brightness = 0.15 + 0.8 * np.clip(towards / np.sqrt(1 + slopes[0] ** 2 + slopes[1] ** 2), 0, 1)
     picture: np.ndarray = np.where(seen, brightness, np.nan)
     return picture.T[::-1]
+
+
+def section(mask: Bool[np.ndarray, "n0 n1 n2"]) -> Float[np.ndarray, "rows columns"]:
+    """The slice across the third axis that holds most of a mask, turned as `shaded` is; NaN beside it."""
+    cut = mask[:, :, int(mask.sum(axis=(0, 1)).argmax())]
+    grey: np.ndarray = np.where(cut, INSIDE, np.nan)
+    return grey.T[::-1]
 
 
 def descriptor_figure(record: GeneratedRecord, *, width_mm: float = WIDTH_MM) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ from scanfield.space.grid import Grid
 from scanfield.tasks.table import Kind
 
 SCHEMA = 1
+NOT_RESUMED = ("segment", "generate")  # programs that fit nothing: there is nothing to continue
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +48,8 @@ def begin(run: Run, facts: dict[str, Any]) -> None:
     """Opens the run's folder, if it has one, and writes what is known before the fit.
 
     Raises:
-        InputError: the folder holds a run (and the run neither resumes nor replaces it), is a file, or cannot be
-            written.
+        InputError: the folder holds a run (and the run neither resumes nor replaces it), or none but files
+            that a run would write over; it is a file, or cannot be written.
     """
     if run.folder is None:
         return
@@ -55,33 +57,48 @@ def begin(run: Run, facts: dict[str, Any]) -> None:
     if run.resume and not record.is_file():
         raise InputError("there is no run to resume: run.json is missing", where=str(run.folder))
     if record.exists() and not (run.resume or run.replace):
+        go_on = "" if facts.get("program") in NOT_RESUMED else f"continue it with --resume {run.folder}, "
         raise InputError(
             "the folder already holds a run",
             where=str(run.folder),
-            fix=f"choose another -o, continue it with --resume {run.folder}, or replace it with --force",
+            fix=f"choose another -o, {go_on}or replace it with --force",
         )
+    if not record.exists():
+        _check_whose(run.folder)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         if not run.resume:
-            _clear(run.folder)
+            for old in list(_left(run.folder)):  # of an earlier run, and nothing else
+                old.unlink()
             (run.folder / "log.jsonl").write_text("")
     except OSError as error:
         raise InputError(f"cannot write to the output folder: {error.strerror}", where=str(run.folder)) from None
     write_record(run.folder, facts)
 
 
-def _clear(folder: Path) -> None:
-    """Removes what an earlier run left, and nothing else."""
+def _left(folder: Path) -> Iterator[Path]:
+    """The files in a folder that a run writes."""
     surfaces = ("surface*.ply", "surface*.surf.gii")
     for pattern in ("state/*.safetensors", "figures/*", "*.nii.gz", "slices/*.nii.gz", "meshes/*.ply", *surfaces):
-        for old in folder.glob(pattern):
-            old.unlink()
+        yield from folder.glob(pattern)
     tables = ("landmarks.csv", "dice.csv", "labels.csv", "slices.json", "slices.npz", "dvh.csv", "dvh_curves.csv")
     shapes = ("descriptors.csv", "canvas.npz", "contact_sheet.png")
     files = ("dose.sfz", "dose.dcm", "model.safetensors", "energies.json")
     pages = ("run.json", "report.html", "measurements.npz", "kspace.npz", "field.safetensors")
     for name in (*pages, *tables, *shapes, *files):
-        (folder / name).unlink(missing_ok=True)
+        if (folder / name).exists():
+            yield folder / name
+
+
+def _check_whose(folder: Path) -> None:
+    """Raises `InputError` if a folder without a run holds files that a run would remove or write over."""
+    others = sorted(found.relative_to(folder).as_posix() for found in _left(folder))
+    if others:
+        raise InputError(
+            f"the folder holds no run, but '{others[0]}', which a run would remove or write over",
+            where=str(folder),
+            fix="choose a new or empty folder as -o",
+        )
 
 
 def facts_of(run: Run, method: str, preset: str, config: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +156,9 @@ def write_pictures(folder: Path, pictures: list[Picture], grid: Grid, unit: str)
 
 
 def usual_range(values: Tensor) -> tuple[float, float]:
-    """The 1st and the 99.5th percentile of an image's values, of 100,000 of them where there are more."""
+    """Black and white for an image: the 1st and the 99.5th percentile of its values, of 100,000 of them where there are
+    more; around the value where both are the same."""
     shown = values.float().flatten()
     shown = shown[:: max(1, shown.numel() // 100_000)]  # quantile refuses large tensors
-    return float(shown.quantile(0.01)), float(shown.quantile(0.995))
+    low, high = float(shown.quantile(0.01)), float(shown.quantile(0.995))
+    return (low, high) if high > low else (low - 0.5, low + 0.5)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,16 +86,21 @@ class Model:
         """Reads a file of `save`, or the one in the folder of a training.
 
         Raises:
-            InputError: the file is missing, truncated, altered or newer, or its method is unknown.
+            InputError: the file is missing, truncated, altered or newer, its method is unknown, or a weight is NaN or
+                infinite.
         """
         path = model_file(path)
         tensors, facts = load_state(path, kind=KIND, schema=SCHEMA)
         try:
             name, settings, own = str(facts["method"]), facts["config"], dict(facts["facts"])
-            cohort, licence = [dict(entry) for entry in facts["cohort"]], str(facts["licence"])
+            cohort = [entry | {name: str(entry[name]) for name in ("sha256", "split")} for entry in facts["cohort"]]
+            licence = str(facts["licence"])
             logs, provenance = [FitLog(**log) for log in facts["logs"]], dict(facts["provenance"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the model file's header was altered: {error!r}", where=str(path)) from None
+        wrong = [key for key, values in tensors.items() if not bool(values.isfinite().all())]
+        if wrong:
+            raise InputError(f"weights are NaN or infinite: '{wrong[0]}'", where=str(path), fix="train it again")
         config = from_json(api.load(name).Config, settings, where=f"{path}: config")
         return Model(name, config, tensors, own, cohort, licence, logs, provenance)
 
@@ -116,3 +123,35 @@ def check_model(method: str, model: Model | None) -> None:
         raise InputError(f"method '{method}' is fitted to every image by itself: it takes no model")
     if model is not None and model.method != method:
         raise InputError(f"this is a model of '{model.method}', not of '{method}'")
+
+
+@contextmanager
+def built_from(model: Model) -> Iterator[None]:
+    """Around the lines of a method that read a model's facts and fill a network with its weights.
+
+    Raises:
+        InputError: they do not suit each other, or a fact is missing: another version wrote the file, or somebody.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the model's facts and weights do not suit method '{model.method}': {type(error).__name__}: {said}",
+            fix="train it with this version of scanfield",
+        ) from error
+
+
+def check_settings(config: Any, model: Model, *, left_open: Sequence[str] = ()) -> None:
+    """Raises `InputError` if a configuration contradicts the one that a model was trained with.
+
+    Args:
+        left_open: settings that a model says nothing about.
+    """
+    for setting in fields(config):
+        name = setting.name
+        if name not in left_open and getattr(config, name) != getattr(model.config, name):
+            raise InputError(
+                f"the model was trained with {name} = {getattr(model.config, name)}, not {getattr(config, name)}",
+                fix="leave this setting to the model, or train another",
+            )

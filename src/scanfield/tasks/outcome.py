@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scanfield.report.build import build_report
-from scanfield.report.notebook import images_html, widget
+from scanfield.report.notebook import images_html, widget, with_table
 from scanfield.run import Run
 from scanfield.space.grid import Grid
 from scanfield.tasks.folder import Picture, usual_range, write_pictures, write_record
@@ -32,7 +31,7 @@ class Outcome:
     def _repr_html_(self) -> str:
         """In a notebook: the middle slice of every image, and the numbers."""
         named = [(picture.label, picture.values.numpy()) for picture in self.pictures]
-        return f"{images_html(named, self.grid)}<pre>{html.escape(self.table.to_text())}</pre>"
+        return with_table(images_html(named, self.grid), self.table.to_text())
 
     def view(self) -> Any:
         """A widget that shows the images in a notebook, the method's first.

@@ -14,7 +14,6 @@ Nothing is fitted: a segmentation takes as long as asking the model at every vox
 
 from __future__ import annotations
 
-import html
 import itertools
 import math
 import re
@@ -37,7 +36,7 @@ from scanfield.methods import api
 from scanfield.methods.config import to_json
 from scanfield.metrics.segmentation import overlap, surface_agreement
 from scanfield.report.build import build_report
-from scanfield.report.notebook import segmentation_html, widget
+from scanfield.report.notebook import segmentation_html, widget, with_table
 from scanfield.report.segmentation import (
     IMAGE,
     LABELS,
@@ -52,7 +51,7 @@ from scanfield.space.grid import Grid
 from scanfield.space.mesh import Mesh
 from scanfield.tasks.folder import begin, facts_of, usual_range, write_record
 from scanfield.tasks.labelling import CHUNK, Labeller, LabelMap, largest_parts
-from scanfield.tasks.model import Model
+from scanfield.tasks.model import Model, built_from
 from scanfield.tasks.table import Column, Row, Table
 
 Surfaces = Literal["ply", "surf.gii", "none"]
@@ -119,7 +118,7 @@ class Segmentation:
 
     def _repr_html_(self) -> str:
         """In a notebook: outlines and uncertainty in the first plane, and the numbers."""
-        return f"{segmentation_html(self.record())}<pre>{html.escape(self.table.to_text())}</pre>"
+        return with_table(segmentation_html(self.record()), self.table.to_text())
 
     def view(self) -> Any:
         """A widget that shows image, classes and uncertainty in a notebook.
@@ -176,7 +175,9 @@ def segment(
     facts = facts_of(run, name, "", to_json(model.config), request or {})
     facts |= {"program": "segment", "model": model.key, "licence": model.licence}
     facts["facts"] = {"model": model.key, "licence_of_the_training_images": model.licence}
-    for sentence in [*learned_from(facts["inputs"], model), *far_from_training(image, model)]:
+    with built_from(model):
+        unlike = far_from_training(image, model)
+    for sentence in [*learned_from(facts["inputs"], model), *unlike]:
         run.warn(sentence)
     with run.timed("encode"), torch.no_grad():
         classify = api.load(name).classifier(model, image, run.device)
@@ -408,7 +409,6 @@ def _write(run: Run, facts: dict[str, Any], outcome: Segmentation, surfaces: Sur
         }
         for k, colour in enumerate(class_colours(len(labels) - 1), start=1)
     ]
-    low, high = usual_range(outcome.image.values)
     facts = facts | {
         "unit": outcome.image.unit,
         "timings": run.timings,
@@ -426,7 +426,7 @@ def _write(run: Run, facts: dict[str, Any], outcome: Segmentation, surfaces: Sur
             "points": outcome.found.asked,
             "classes": classes,
         },
-        "display": {"window": [low, high] if high > low else [low - 0.5, low + 0.5]},
+        "display": {"window": list(usual_range(outcome.image.values))},
     }
     write_record(folder, facts)
     build_report(folder)

@@ -16,7 +16,6 @@ ones, and turns a code into a signed distance in space and time (`methods.api`).
 from __future__ import annotations
 
 import csv
-import html
 import io
 import shutil
 from collections.abc import Iterator, Sequence
@@ -40,7 +39,7 @@ from scanfield.methods import api
 from scanfield.methods.config import to_json
 from scanfield.metrics.shape_model import DESCRIPTORS, ShapeDescriptors, describe, dice_matrix
 from scanfield.report.build import build_report
-from scanfield.report.notebook import shapes_html
+from scanfield.report.notebook import shapes_html, with_table
 from scanfield.report.synthesis import (
     CANVAS_FILE,
     COLUMNS,
@@ -147,7 +146,7 @@ class Generated:
         """In a notebook: the first sequences, shaded, and the numbers."""
         step = self.moments_s[1] - self.moments_s[0]
         shown = [MaskSequence(frames, self.canvas, step) for frames in self.frames[:SHOWN_SEQUENCES]]
-        return f"{shapes_html(shown)}<pre>{html.escape(self.table.to_text())}</pre>"
+        return with_table(shapes_html(shown), self.table.to_text())
 
 
 @on_the_run_s_backend
@@ -161,7 +160,8 @@ def generate(model: Model, options: GenerateOptions, run: Run, *, request: dict[
         request: what was asked for, for the record.
 
     Raises:
-        InputError: the model is for another task, 'between' has one code only, or the folder is taken.
+        InputError: the model is for another task, 'between' has one code only, voxels are as large as the model's box,
+            or the folder is taken.
         ScanfieldError: the model draws shapes that vanish again and again.
     """
     card = api.card(model.method)
@@ -173,9 +173,18 @@ def generate(model: Model, options: GenerateOptions, run: Run, *, request: dict[
     module = api.load(model.method)
     canvas, moments = module.canvas(model)
     grid = canvas if options.spacing_mm is None else canvas.resampled(options.spacing_mm)
+    if min(grid.shape) < 2:
+        width = canvas.shape[0] * canvas.spacing_mm[0]
+        raise InputError(f"voxels of {grid.spacing_mm[0]:.4g} mm leave nothing of shapes in a box of {width:.4g} mm")
     times = moments if options.frames is None else np.linspace(moments[0], moments[-1], options.frames).tolist()
     facts = facts_of(run, model.method, "the model's", to_json(model.config), request or {})
     facts |= {"program": "generate", "model": model.key, "licence": model.licence, "options": asdict(options)}
+    facts["facts"] = {
+        "sequences": f"{options.count} of {len(times)} frames, one every {times[1] - times[0]:.4g} s",
+        "voxels": f"{' × '.join(map(str, grid.shape))} of {grid.spacing_mm[0]:.3g} mm",
+        "model": model.key,
+        "licence_of_the_training_images": model.licence,
+    }
     learned = module.codes(model)
     with run.timed("training shapes"):
         training = torch.stack([_frames(module, model, code, canvas, moments, run) for code in learned])
@@ -291,15 +300,15 @@ def _table(
     label: str,
 ) -> Table:
     """Means and deviations over the sequences, of the mean over their frames."""
-    note = "as the next columns, mean over a sequence's frames; SD: between sequences"
+    note = "as the next columns, mean over a sequence's frames; SD: between sequences, of the column before"
     length, scale = length_unit([d.volume_mm3 for sequence in described for d in sequence])
     table = Table()
     for name, title, unit, digits, _ in _MEASURES:
-        for key, heading in ((name, title), (f"{name}_sd", f"{title} SD")):
+        for key, heading in ((name, title), (f"{name}_sd", "SD")):
             table.add_column(Column(key, heading, unit.format(length), "", "" if table.columns else note, digits))
-    far = "Dice, all frames, with the nearest training sequence (of those: the nearest other); mean and largest"
+    far = "Dice, all frames, with the nearest training sequence (of those: the nearest other); mean, and max"
     table.add_column(Column("nearest_dice", "nearest", "", "", far, 3))
-    table.add_column(Column("largest_dice", "largest", "", "", "", 3))
+    table.add_column(Column("largest_dice", "max", "", "", "", 3))
     others = among - 2 * torch.eye(len(among))
     nearest_other = others.max(dim=1).values if len(among) > 1 else None
     for row, sets, overlaps in (
@@ -348,6 +357,7 @@ def _write(folder: Path, found: Generated, facts: dict[str, Any], options: Gener
             "status": "complete",
             "synthesis": {"sequences": entries, "times_s": found.times_s, "grid": found.grid.to_json()},
             "table": found.table.to_json(),
+            "display": {"window": [0.0, 1.0]},
             "timings": run.timings,
             "warnings": run.warnings,
             "notes": run.notes,
@@ -368,6 +378,8 @@ def _write_sequence(folder: Path, name: str, found: Generated, index: int, optio
             masks.append(distance < 0)
             if not masks[-1].any():
                 run.warn(f"{name} vanishes in frame {t + 1} of {len(found.times_s)}.")
+            elif not float(distance.max()) > 0:
+                run.warn(f"{name} fills the model's box in frame {t + 1} of {len(found.times_s)}.")
             elif options.meshes:
                 mesh = volume_mesh(distance, found.grid)
                 write_mesh(folder / MESHES / f"{name}_frame_{t + 1:02d}.ply", mesh)

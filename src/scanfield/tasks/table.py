@@ -79,7 +79,11 @@ class Table:
         for line in lines:
             cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
             text.append("  ".join(cells).rstrip())
-        notes = [textwrap.fill(f"{c.label}: {c.note}", 100, subsequent_indent="  ") for c in self.columns if c.note]
+        about: dict[str, list[str]] = {}
+        for column in self.columns:
+            if column.note:
+                about.setdefault(column.note, []).append(column.label)
+        notes = [textwrap.fill(f"{', '.join(of)}: {note}", 100, subsequent_indent="  ") for note, of in about.items()]
         return "\n".join([*text, "", *notes] if notes else text)
 
 

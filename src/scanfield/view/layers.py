@@ -91,6 +91,7 @@ def layers_of_run(folder: Path, facts: dict[str, Any]) -> Iterator[Layer]:
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, dict):
             named[str(entry.get("file"))] = (str(entry.get("label") or entry.get("name")), str(entry.get("kind")))
+    named |= _generated(facts)
     surfaces, classes = _classes(facts)
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith((*VOLUMES, *SURFACES)))
     order = list(named)
@@ -117,6 +118,17 @@ def layer_of_file(path: Path) -> Layer | None:
     if path.name.endswith(SURFACES):
         return Layer(path.name, path.name, "surface", path)
     return Layer(path.name, path.name, "file", path) if path.name.endswith(VOLUMES) else None
+
+
+def _generated(facts: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Label and kind of generated sequences of masks by file, in their order: each is an image by itself."""
+    synthesis = facts.get("synthesis")
+    entries = synthesis.get("sequences") if isinstance(synthesis, dict) else None
+    found = {}
+    for number, entry in enumerate(entries if isinstance(entries, list) else [], 1):
+        if isinstance(entry, dict) and isinstance(entry.get("file"), str):
+            found[entry["file"]] = (f"sequence {number}", "file")
+    return found
 
 
 def _classes(facts: dict[str, Any]) -> tuple[dict[str, Class], tuple[Class, ...]]:

@@ -20,8 +20,7 @@ from scanfield.data.write import write_atomically
 from scanfield.errors import ScanfieldError
 from scanfield.report.snapshot import usual_window
 from scanfield.report.views import View, views
-from scanfield.run import Image
-from scanfield.space.grid import Grid
+from scanfield.run import Image, Shown
 from scanfield.view.raster import Raster, encode
 
 SHARE = 0.03  # of the fit's time that may go into pictures
@@ -35,7 +34,8 @@ class FitPreview:
     """Draws what a run shows (`run.Preview`).
 
     The first drawing is a small one; from what it cost follow the size of the next ones and the time between them, so
-    that all of them together take at most `SHARE` of the time, whatever the field costs.
+    that all of them together take at most `SHARE` of the time, whatever the field costs. What is computed once for a
+    drawing counts apart from what its pixels cost: where it is dear, drawings are rare, and not smaller.
 
     Args:
         folder: of the run; the pictures are written to `FILE` in it.
@@ -47,12 +47,12 @@ class FitPreview:
         self.spent = 0.0
         self._start: float | None = None
         self._last = 0.0
-        self._pixel_s: float | None = None  # of the last drawing
-        self._shown: tuple[Image, Grid, str] | None = None
+        self._cost: tuple[float, float] | None = None  # of the last drawing: what was prepared, and a pixel
+        self._shown: Shown | None = None
 
-    def show(self, image: Image, grid: Grid, unit: str) -> None:
+    def show(self, shown: Shown) -> None:
         """See `Run.show`."""
-        self._shown, self._pixel_s = (image, grid, unit), None
+        self._shown, self._cost = shown, None
 
     def look(self, stage: str, step: int, in_place: Callable[[], AbstractContextManager[None]]) -> None:
         """Draws if a drawing is due.
@@ -65,45 +65,52 @@ class FitPreview:
         now = self.clock()
         if self._start is None:
             self._start = self._last = now
-        if now - self._last < (FIRST_S if self._pixel_s is None else EVERY_S):
+        if now - self._last < (FIRST_S if self._cost is None else EVERY_S):
             return
-        image, grid, unit = self._shown
-        cuts = views(grid.shape, grid.affine)
+        shown = self._shown
+        cuts = views(shown.grid.shape, shown.grid.affine)
+        prepared_s, pixel_s = self._cost or (0.0, 0.0)
         side = self._side(len(cuts))
-        expected = 0.0 if self._pixel_s is None else self._pixel_s * len(cuts) * side**2
-        if self.spent + expected > SHARE * (now - self._start):
+        pixels = len(cuts) * side**2
+        if self.spent + prepared_s + pixel_s * pixels > SHARE * (now - self._start):
             return
+        ready = now
         try:
             with in_place(), torch.no_grad():
-                pictures = [_plane(image, grid, view, side, unit) for view in cuts]
-            self._write(pictures, stage, step)
+                image = shown.prepare()
+                ready = self.clock()
+                pictures = [_plane(image, shown, view, side) for view in cuts]
+            self._write(pictures, shown.window, stage, step)
         except (ScanfieldError, RuntimeError, OSError):  # no memory, no space: a picture must not cost the fit
             self._shown = None
         self._last = self.clock()
-        cost = self._last - now
-        self.spent += cost
-        self._pixel_s = cost / (len(cuts) * side**2)
+        self.spent += self._last - now
+        self._cost = ready - now, (self._last - ready) / pixels
 
     def clear(self) -> None:
         """Removes the pictures of a fit that has ended."""
         self.path.unlink(missing_ok=True)
 
     def _side(self, planes: int) -> int:
-        """Pixels along the longest side: as many as may be paid every `EVERY_S`."""
-        if self._pixel_s is None:
+        """Pixels along the longest side: as many as may be paid every `EVERY_S`, or cost what had to be prepared."""
+        if self._cost is None:
             return SMALLEST
-        return int(np.clip((SHARE * EVERY_S / max(self._pixel_s, 1e-12) / planes) ** 0.5, SMALLEST, LARGEST))
+        prepared_s, pixel_s = self._cost
+        affordable_s = max(SHARE * EVERY_S - prepared_s, prepared_s)
+        return int(np.clip((affordable_s / max(pixel_s, 1e-12) / planes) ** 0.5, SMALLEST, LARGEST))
 
-    def _write(self, pictures: list[Raster], stage: str, step: int) -> None:
+    def _write(self, pictures: list[Raster], window: tuple[float, float] | None, stage: str, step: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        window = usual_window(np.concatenate([picture.values.ravel() for picture in pictures])[None])
+        if window is None:
+            window = usual_window(np.concatenate([picture.values.ravel() for picture in pictures])[None])
         message = encode([replace(p, window=window) for p in pictures], {"stage": stage, "step": step})
         with write_atomically(self.path) as temporary:
             temporary.write_bytes(message)
 
 
-def _plane(image: Image, grid: Grid, view: View, side: int, unit: str) -> Raster:
+def _plane(image: Image, shown: Shown, view: View, side: int) -> Raster:
     """One plane through the middle, never finer than the grid."""
+    grid = shown.grid
     shape, spacing = np.asarray(grid.shape), np.asarray(grid.spacing_mm)
     extent = shape * spacing
     pixel = max(extent[view.row_axis], extent[view.column_axis]) / side
@@ -116,4 +123,6 @@ def _plane(image: Image, grid: Grid, view: View, side: int, unit: str) -> Raster
     volume = values.reshape(*count.tolist(), -1)[..., 0].float().numpy()
     height, width = (float(spacing[k] * step[k]) for k in (view.row_axis, view.column_axis))
     edges = (view.left, view.right, view.top, view.bottom)
-    return Raster(view.name, replace(view, index=0).cut(volume), unit, ("row", "column"), (height, width), edges=edges)
+    label = f"{view.name}: {shown.what}" if shown.what else view.name
+    cut = replace(view, index=0).cut(volume)
+    return Raster(label, cut, shown.unit, ("row", "column"), (height, width), edges=edges)

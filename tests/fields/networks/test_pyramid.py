@@ -115,3 +115,17 @@ def test_impossible_encoders_are_refused(config):
 def test_a_stride_for_every_stage_is_needed():
     with pytest.raises(ValueError, match="as many strides"):
         encoder(((1, 1), (2, 2)))
+
+
+def test_an_image_of_which_one_voxel_is_left_is_refused():
+    strides = ((1, 1), (2, 2), (2, 2))
+    small = encoder(strides, EncoderConfig(widths=(8, 8, 8), blocks=1, stem=3))
+    assert small(images(1, 1, 5, 4))[-1].shape == (1, 8, 2, 1)
+    with pytest.raises(InputError, match="an image of 4 x 4 voxels is too small"):
+        small(images(1, 1, 4, 4))
+
+
+def test_strides_that_are_none_are_refused():
+    for strides in (((0, 0),) * 3, ((2,),) * 3):
+        with pytest.raises(ValueError, match="strides"):
+            encoder(strides)

@@ -13,8 +13,9 @@ from scanfield.errors import InputError
 from scanfield.fields.condition import LatentTable
 from scanfield.fitting.groups import ParameterGroup
 from scanfield.fitting.minimise import FitConfig
-from scanfield.fitting.regimes.population import Draw, Epochs, amortise, auto_decode, infer, ramp, watch
-from scanfield.run import Run
+from scanfield.fitting.regimes.population import Draw, Epochs, amortise, auto_decode, infer, ramp, show_member, watch
+from scanfield.run import Run, Shown
+from scanfield.space.grid import Grid
 
 
 class Part:
@@ -296,3 +297,37 @@ def test_watching_is_a_mean_in_evaluation_mode_and_leaves_modes_alone():
     assert network.training and network[1].training and not frozen.training
     with pytest.raises(InputError, match="nobody is watched"):
         watch(0, error)
+
+
+def test_a_member_is_chosen_where_somebody_looks_and_drawn_in_evaluation_mode():
+    network, modes, chosen = nn.Dropout(0.5), [], []
+    grid = Grid.centred((2, 2, 1), 1.0)
+
+    def choose() -> Shown:
+        chosen.append(True)
+
+        def image(plane: Grid) -> Tensor:
+            modes.append(network.training)
+            return network(torch.ones(plane.shape))
+
+        def prepare():
+            modes.append(network.training)
+            return image
+
+        return Shown(prepare, grid, "1", "somebody", (0.0, 1.0))
+
+    show_member(Run(), choose, network)
+    assert not chosen, "nothing is read where nobody looks"
+
+    class Looking:
+        def show(self, shown: Shown) -> None:
+            self.shown = shown
+
+        def look(self, stage, step, in_place) -> None: ...
+
+    preview = Looking()
+    show_member(Run(preview=preview), choose, network)
+    assert chosen == [True] and not modes
+    assert torch.equal(preview.shown.prepare()(grid), torch.ones(grid.shape))
+    assert modes == [False, False] and network.training
+    assert (preview.shown.what, preview.shown.window, preview.shown.grid) == ("somebody", (0.0, 1.0), grid)

@@ -255,6 +255,25 @@ def test_images_that_do_not_suit_the_model_are_refused(model):
         iosnet.classifier(replace(model, method="coinpp"), SCAN, "cpu")
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"strides": [[0, 0]] * 3},
+        {"strides": "abc"},
+        {"axes": [7, 9]},
+        {"encoder_spacing_mm": [1.0, 1.0]},
+        {"displacement_mm": float("nan")},
+        {"labels": {"values": [0, 1], "names": ["background", "one"]}},
+    ],
+)
+def test_facts_that_do_not_suit_the_weights_are_refused(model, more):
+    with pytest.raises(InputError, match="facts and weights do not suit"):
+        iosnet.classifier(replace(model, facts=model.facts | more), SCAN, "cpu")
+    few = {name: value for name, value in model.facts.items() if name not in more}
+    with pytest.raises(InputError, match="KeyError"):
+        iosnet.classifier(replace(model, facts=few), SCAN, "cpu")
+
+
 @pytest.mark.parametrize("dice", [-0.1, 1.1])
 def test_an_impossible_weight_is_refused(people, dice):
     with pytest.raises(InputError, match="lies in 0 to 1"):

@@ -82,9 +82,18 @@ def test_the_published_setting_is_the_default():
 
 
 def test_impossible_settings_are_refused():
-    for settings in ({"points": 0}, {"clamp": 0.5}, {"near_share": 1.2}, {"frame_step": 0.0}, {"halve_epochs": 0}):
+    for name, value in {
+        "omega": 0.0,
+        "prior": -1.0,
+        "ramp_epochs": -1,
+        "points": 0,
+        "clamp": 0.5,
+        "near_share": 1.2,
+        "frame_step": 0.0,
+        "halve_epochs": 0,
+    }.items():
         with pytest.raises(InputError):
-            Config(**settings)
+            Config(**{name: value})
     with pytest.raises(InputError, match="enters hidden layers"):
         cell_shapes._network(replace(Config.tiny(), inject=(4,)), torch.Generator())
 
@@ -173,3 +182,26 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(people, tmp_path, 
         assert f"{name}.nii.gz" in str(caught.value)
     with pytest.raises(InputError, match="do not suit a model of 30 s"):
         cell_shapes.encode(model, [replace(ball(2.0, 1.1), step_s=99.0)], Run())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"edge_mm": math.nan},
+        {"frames": 1},
+        {"spacing_mm": 0},
+        {"spacing_mm": 1e-9},
+        {"unit_mm": "x"},
+        {"duration_s": 0},
+    ],
+)
+def test_facts_that_make_no_shapes_are_refused(model, more):
+    with pytest.raises(InputError, match="facts and weights do not suit"):
+        cell_shapes.canvas(replace(model, facts=model.facts | more))
+
+
+@pytest.mark.parametrize("codes", [None, torch.zeros(0, 6), torch.zeros(3, 9), torch.zeros(6)])
+def test_codes_that_do_not_suit_the_network_are_refused(model, codes):
+    tensors = {name: value for name, value in model.tensors.items() if name != "codes"}
+    with pytest.raises(InputError, match="facts and weights do not suit"):
+        cell_shapes.codes(replace(model, tensors=tensors if codes is None else tensors | {"codes": codes}))

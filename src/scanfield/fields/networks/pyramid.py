@@ -84,8 +84,10 @@ class ResidualEncoder(nn.Module):
             raise InputError(
                 f"an encoder needs widths and blocks of at least 1 and an odd stem, got {widths}, {blocks}, {stem}"
             )
-        if len(strides) != len(widths) or len({len(stride) for stride in strides}) != 1:
-            raise ValueError(f"{len(widths)} widths need as many strides of one length, got {strides}")
+        if len(strides) != len(widths) or {len(stride) for stride in strides} not in ({2}, {3}):
+            raise ValueError(f"{len(widths)} widths need as many strides, of two or three axes, got {strides}")
+        if min(min(stride) for stride in strides) < 1:
+            raise ValueError(f"strides are at least 1, got {strides}")
         self.dims, self.widths = len(strides[0]), (channels, *widths)
         self.stem = nn.Sequential(
             convolution(channels, widths[0], stem, strides[0], generator), normalisation(widths[0]), nn.ReLU()
@@ -105,6 +107,16 @@ class ResidualEncoder(nn.Module):
         self.scales: tuple[Stride, ...] = tuple(scales)
 
     def forward(self, images: Float[Tensor, "b c *n"]) -> list[Float[Tensor, "b _ *_n"]]:
+        """The features of every level, the finest first.
+
+        Raises:
+            InputError: the images are so small that one voxel is left of them, and one channel in a group.
+        """
+        for scale, width in zip(self.scales[1:], self.widths[1:], strict=True):
+            left = math.prod(-(-n // s) for n, s in zip(images.shape[2:], scale, strict=True))
+            if left == 1 and width == math.gcd(GROUPS, width):
+                size = " x ".join(map(str, images.shape[2:]))
+                raise InputError(f"an image of {size} voxels is too small for this encoder: one voxel is left of it")
         levels = [images, self.stem(images)]
         for stage in self.stages:
             levels.append(stage(levels[-1]))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -29,7 +29,8 @@ from scanfield.fitting.groups import ParameterGroup
 from scanfield.fitting.log import FitLog
 from scanfield.fitting.minimise import FitConfig, Weight, minimise
 from scanfield.fitting.schedules import Schedule, constant
-from scanfield.run import Run
+from scanfield.run import Image, Run, Shown
+from scanfield.space.grid import Grid
 
 T = TypeVar("T")
 Terms = Mapping[str, Tensor]
@@ -239,6 +240,32 @@ def watch(count: int, error: Callable[[int], float], *modules: nn.Module) -> Cal
             return sum(error(k) for k in range(count)) / count
 
     return mean
+
+
+def show_member(run: Run, choose: Callable[[], Shown], *modules: nn.Module) -> None:
+    """Lets whoever watches a training see what it makes of one of its members: called before the first stage. The
+    training ends with the same bits as without.
+
+    Args:
+        choose: chooses the member and makes ready what stays as it is; called only where somebody watches. Preparing
+            its image should cost no more than a few steps: the first time nobody knows what it costs.
+        modules: put into evaluation mode while it is drawn.
+    """
+    if run.preview is None:
+        return
+    shown = choose()
+
+    def prepare() -> Image:
+        with _evaluated(modules):
+            image = shown.prepare()
+
+        def drawn(grid: Grid) -> Tensor:
+            with _evaluated(modules):
+                return image(grid)
+
+        return drawn
+
+    run.show_prepared(replace(shown, prepare=prepare))
 
 
 @contextmanager

@@ -13,7 +13,8 @@ The file holds the latents, the facts of its grid and the key of the model. The 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,27 +24,30 @@ from torch import Tensor
 from scanfield.codec.field_file import weight_budget
 from scanfield.codec.mask import decode_mask, encode_mask
 from scanfield.codec.refine import coded_latents
-from scanfield.data.cohort import Cohort, Images
+from scanfield.data.cohort import Cohort, Images, Member
 from scanfield.data.intensity import Window
-from scanfield.data.patches import FilledPatches, cut_patches, mean_spacing_mm, patch_counts, patch_points
+from scanfield.data.nifti import read_nifti
+from scanfield.data.patches import FilledPatches, cut_patches, draw_patches, mean_spacing_mm, patch_counts, patch_points
 from scanfield.data.scan import Scan
 from scanfield.errors import InputError
+from scanfield.fields.field import read_out
 from scanfield.fields.networks.modulated import ModulatedSiren
-from scanfield.fields.patches import PatchField
+from scanfield.fields.patches import PatchField, middle_of
 from scanfield.fitting.groups import ParameterGroup, sgd
 from scanfield.fitting.minimise import FitConfig, minimise
 from scanfield.fitting.regimes.image import held_out_error
 from scanfield.fitting.regimes.meta import LearnedRates, adapt, meta_loss
+from scanfield.fitting.regimes.population import show_member
 from scanfield.fitting.schedules import constant, cosine, warm_up
-from scanfield.run import Run
+from scanfield.run import Image, Run, Shown
 from scanfield.space.domain import Domain
-from scanfield.space.samples import random_index
-from scanfield.tasks.model import Model, check_model
+from scanfield.tasks.model import Model, check_model, check_settings
 from scanfield.tasks.result import Reconstruction, Spec, render_field, show_field
 
 NETWORK = "network."  # prefix of the model's part of the field's weights
 TASK_BYTES = 48  # what `scanfield compress` adds to the header: type, range
 IMAGES_PER_STEP = 8  # of a training batch: its patches come from so many images at most
+SEEN = 4  # batches of patches that are drawn at once while a training is watched
 WATCHED = 256  # patches of the validation images
 CHUNK = 2**16  # voxels that are evaluated at once while encoding
 PROBES = 2**15  # voxels that tell how much each number of the latent matters
@@ -173,8 +177,11 @@ def train(config: Config, cohort: Cohort, run: Run) -> Model:
     def errors(fast: dict[str, Tensor], batch: _Batch) -> Float[Tensor, " b"]:
         return _errors(network, u, fast["z"], batch.target, batch.weight)
 
+    def encoded(batch: _Batch) -> dict[str, Tensor]:
+        return adapt(lambda now: errors(now, batch).sum(), start(batch), rates=rates(), steps=config.inner_steps)
+
     def draw(step: int) -> _Batch:
-        return _draw(images, config, config.batch, run.generator("patches"), run.device)
+        return _Batch.drawn(images, config.batch, run.generator("patches"), run.device)
 
     loss = meta_loss(
         start,
@@ -187,14 +194,14 @@ def train(config: Config, cohort: Cohort, run: Run) -> Model:
     base = [*network.parameters(), *(rates.parameters() if config.learn_rates else [])]
     decay = constant if config.final_rate == 1 else warm_up(100, after=cosine(config.final_rate))
     watched = cohort.part("validation")
+    show_member(run, lambda: _seen(config, (watched or cohort.part("train"))[0], network, encoded, run.device), network)
     held_out = None
     if watched:
         others = Images(watched, lambda scan: _shown(scan, config))
-        unseen = _draw(others, config, WATCHED, run.generator("watched"), run.device)
+        unseen = _Batch.drawn(others, WATCHED, run.generator("watched"), run.device)
 
         def held_out() -> float:
-            fast = adapt(lambda now: errors(now, unseen).sum(), start(unseen), rates=rates(), steps=config.inner_steps)
-            return float(errors(fast, unseen).mean().sqrt())
+            return float(errors(encoded(unseen), unseen).mean().sqrt())
 
     plan = FitConfig(config.steps, config.clip_norm, check_every=config.validate_every, keep_best=bool(watched))
     log = minimise(
@@ -219,6 +226,14 @@ class _Batch:
     target: Float[Tensor, "b v"]
     weight: Float[Tensor, "b v"]
 
+    @staticmethod
+    def drawn(images: Images[FilledPatches], count: int, generator: torch.Generator, device: torch.device) -> _Batch:
+        target, weight = draw_patches(images, count, generator, most_images=IMAGES_PER_STEP)
+        return _Batch(target.to(device), weight.to(device))
+
+
+Encoder = Callable[[_Batch], dict[str, Tensor]]
+
 
 def as_drawn(config: Config, dims: int, run: Run) -> dict[str, Tensor]:
     """The shared network's weights before a training with this run: what the training is compared with."""
@@ -235,17 +250,19 @@ def _shown(scan: Scan, config: Config) -> FilledPatches:
     return FilledPatches(scan, window, config.patch, above=_threshold(window, config))
 
 
-def _draw(
-    images: Images[FilledPatches], config: Config, count: int, generator: torch.Generator, device: torch.device
-) -> _Batch:
-    chosen = random_index(len(images), min(IMAGES_PER_STEP, count), generator).tolist()
-    share = [count // len(chosen) + (k < count % len(chosen)) for k in range(len(chosen))]
-    parts = [images[k].draw(size, generator) for k, size in zip(chosen, share, strict=True)]
-    for k in chosen:
-        if images[k].dims != images[0].dims:
-            raise InputError("a cohort holds slices or volumes, not both", where=images[k].source)
-    target, weight = (torch.cat(part).to(device) for part in zip(*parts, strict=True))
-    return _Batch(target, weight)
+def _seen(config: Config, member: Member, network: ModulatedSiren, encoded: Encoder, device: torch.device) -> Shown:
+    """A slice through the middle of an image as its latents and the network have it: so many patches, no more."""
+    scan = read_nifti(member.path)
+    window = Window(scan, config.low_percentile, config.high_percentile)
+    field, *patches = middle_of(scan, window, config.patch, network, config.latent, most=SEEN * config.batch)
+    field, batch = field.to(device), _Batch(*(part.to(device) for part in patches))
+
+    def prepare() -> Image:
+        field.fill(encoded(batch)["z"])
+        return lambda plane: read_out(field, plane, device=device)
+
+    grid = field.grid.slice(field.grid.shape[2] // 2) if len(field.axes) == 3 else field.grid
+    return Shown(prepare, grid, scan.unit, "a validation image" if member.split == "validation" else "")
 
 
 def _network(config: Config, dims: int, generator: torch.Generator) -> ModulatedSiren:
@@ -309,7 +326,7 @@ def fit(
     """
     check_model("coinpp", prior)
     assert prior is not None
-    _check_settings(config, prior)
+    check_settings(config, prior, left_open=ENCODING)
     window = Window(data, config.low_percentile, config.high_percentile)
     spec, coded = _spec_of(config, data, window, prior, run)
     field = build(config, spec)
@@ -411,16 +428,6 @@ class _Patches:
 
     def _errors(self, z: Float[Tensor, "b k"], part: slice) -> Float[Tensor, " b"]:
         return _errors(self.field.network, self.u, z, self.target[part], self.weight[part])
-
-
-def _check_settings(config: Config, model: Model) -> None:
-    for setting in fields(Config):
-        name = setting.name
-        if name not in ENCODING and getattr(config, name) != getattr(model.config, name):
-            raise InputError(
-                f"the model was trained with {name} = {getattr(model.config, name)}, not {getattr(config, name)}",
-                fix="leave this setting to the model, or train another",
-            )
 
 
 def _spec_of(

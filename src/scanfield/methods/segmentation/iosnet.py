@@ -42,13 +42,13 @@ from scanfield.fitting.crops import (
     learn_from_crops,
     whole_image,
 )
-from scanfield.fitting.regimes.population import Draw
+from scanfield.fitting.regimes.population import Draw, show_member
 from scanfield.losses.segmentation import cross_entropy, mean_dice, soft_dice
-from scanfield.run import Run
+from scanfield.run import Image, Run, Shown
 from scanfield.space.grid import Grid
-from scanfield.tasks.model import Model, check_model
+from scanfield.tasks.model import Model, built_from, check_model
 
-CHUNK = 2**13  # points that are decoded at once
+CHUNK = 2**12  # points that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ class IOSNet(nn.Module):
         widths = self.encoder.widths if config.levels == "all" else self.encoder.widths[-1:]
         copies = 1 + 2 * self.encoder.dims if config.displacement else 1
         features = copies * sum(widths) + (self.encoder.widths[-1] if config.whole else 0)
+        self.classes = classes
         self.decoder = MLP((features, *config.decoder, classes), generator=generator)
 
     def encode(self, images: Float[Tensor, "b 1 *n"], grids: Sequence[Grid], displacement_mm: float) -> FeaturePyramid:
@@ -172,6 +173,8 @@ def train(config: Config, cohort: Cohort, run: Run) -> Model:
     """
     if not 0 <= config.dice <= 1:
         raise InputError(f"the weight of the Dice term lies in 0 to 1, got {config.dice}")
+    if not config.displacement >= 0:
+        raise InputError(f"features around a point cannot be sampled at a displacement of {config.displacement}")
     source = CropSource(config.crops, cohort)
     strides = source.strides(config.encoder)
     network = IOSNet(config, strides, len(source.table), generator=run.generator("weights")).to(run.device)
@@ -185,6 +188,7 @@ def train(config: Config, cohort: Cohort, run: Run) -> Model:
         logits = network(crop.x, network.encode(crop.image, crop.grids, displacement_mm))
         return {"cross_entropy": cross_entropy(logits, crop.classes), "dice": soft_dice(logits, crop.classes)}
 
+    show_member(run, lambda: _shown(network, source, config.batch, displacement_mm, run.device), network)
     log = learn_from_crops(
         "network",
         network,
@@ -202,6 +206,22 @@ def train(config: Config, cohort: Cohort, run: Run) -> Model:
     }
     tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     return Model("iosnet", config, tensors, facts, cohort.record(), logs=[log])
+
+
+def _shown(network: IOSNet, source: CropSource, crops: int, displacement_mm: float, device: torch.device) -> Shown:
+    """The classes of a validation image, or of one to learn from; of a large image those around its structures."""
+    part = source.middle((source.validation or source.train)[0], crops)
+
+    def prepare() -> Image:
+        condition = _encoded(network, part, displacement_mm, device)
+
+        def classes(grid: Grid) -> Tensor:
+            return _decoded(network, condition, grid.points(device=device)).argmax(dim=1).cpu().reshape(grid.shape)
+
+        return classes
+
+    what = "classes of a validation image" if source.validation else "classes of an image to learn from"
+    return Shown(prepare, part.grid, "", what, (0.0, len(source.table) - 1.0))
 
 
 def _error(network: IOSNet, image: LabelledImage, displacement_mm: float, device: torch.device) -> float:
@@ -222,16 +242,19 @@ def classifier(model: Model, image: Scan, device: torch.device | str) -> Callabl
         image's outermost voxels the classes are those of its edge. The image was encoded once; nothing has gradients.
 
     Raises:
-        InputError: this is another method's model; the image has several channels, is constant, or extends along other
-            axes than those trained on.
+        InputError: this is another method's model, or its facts do not suit its weights; the image has several
+            channels, is constant, or extends along other axes than those trained on.
     """
     check_model("iosnet", model)
-    facts = model.facts
-    network = _restored(model).to(device)
-    spacing = [s / model.config.crops.detail for s in facts["encoder_spacing_mm"]]
-    standard = standard_image(image, model.config.crops.intensities, spacing)
-    check_axes(standard.grid, facts["axes"], image.source)
-    condition = _encoded(network, standard, facts["displacement_mm"], torch.device(device))
+    with built_from(model):
+        network = _restored(model).to(device)
+        a, b, c = (float(s) / model.config.crops.detail for s in model.facts["encoder_spacing_mm"])
+        axes, displacement_mm = [range(3)[k] for k in model.facts["axes"]], float(model.facts["displacement_mm"])
+        if not 0 <= displacement_mm < np.inf:
+            raise ValueError(f"a displacement of {displacement_mm} mm")
+    standard = standard_image(image, model.config.crops.intensities, (a, b, c))
+    check_axes(standard.grid, axes, image.source)
+    condition = _encoded(network, standard, displacement_mm, torch.device(device))
     return lambda x: _decoded(network, condition, x)
 
 
@@ -254,4 +277,7 @@ def _encoded(network: IOSNet, image: StandardImage, displacement_mm: float, devi
 def _decoded(network: IOSNet, condition: FeaturePyramid, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n k"]:
     """Logits in chunks, without gradients: memory does not grow with the number of points, but for the result."""
     with torch.no_grad():
-        return torch.cat([network(part, condition) for part in x.split(CHUNK)])
+        found = torch.empty(len(x), network.classes, device=x.device)  # small pieces kept would break up the memory
+        for part, out in zip(x.split(CHUNK), found.split(CHUNK), strict=True):
+            out.copy_(network(part, condition))
+        return found

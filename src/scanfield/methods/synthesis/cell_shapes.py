@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,17 +28,18 @@ from scanfield.errors import InputError
 from scanfield.fields.condition import LatentTable
 from scanfield.fields.networks.reinjected import NetworkActivation, ReinjectedNetwork
 from scanfield.fields.shape import signed_distance
-from scanfield.fields.space_time import SpaceTimeShape, space_time_domain
+from scanfield.fields.space_time import SpaceTimeShape, distance_at, space_time_domain
 from scanfield.fitting.groups import ParameterGroup
 from scanfield.fitting.minimise import FitConfig
-from scanfield.fitting.regimes.population import Draw, Epochs, auto_decode, infer, ramp
+from scanfield.fitting.regimes.population import Draw, Epochs, auto_decode, infer, ramp, show_member
 from scanfield.fitting.schedules import halve_every
-from scanfield.run import Run
+from scanfield.run import Image, Run, Shown
 from scanfield.space.domain import Domain
 from scanfield.space.grid import Grid
-from scanfield.tasks.model import Model
+from scanfield.tasks.model import Model, built_from
 
 NETWORK = "network."  # prefix of the network's weights in a model
+MOST_VOXELS = 2**31  # of a frame that is drawn
 WATCHED_FRAMES, WATCHED_POINTS = 6, 512  # of an unseen sequence: to find its code, and as many to judge it
 
 
@@ -97,6 +97,10 @@ class Config:
             raise InputError(f"distances are cut at a part of the box above 0 and below a half, got {self.clamp}")
         if not 0 <= self.near_share <= 1:
             raise InputError(f"the share of near points lies between 0 and 1, got {self.near_share}")
+        if not min(self.prior, self.ramp_epochs) >= 0:
+            raise InputError(f"weight and ramp of the prior cannot be negative, got {self.prior}, {self.ramp_epochs}")
+        if not self.omega > 0:
+            raise InputError(f"the frequency of the sine layers must be positive, got {self.omega}")
         if self.frame_step is not None and not self.frame_step > 0:
             raise InputError(f"the unit time from frame to frame must be positive, got {self.frame_step}")
 
@@ -188,6 +192,7 @@ def train(config: Config, cohort: Cohort, run: Run) -> Model:
     table.to(run.device)
     members = Epochs(len(points), config.batch, run)
     domain = space.domain
+    show_member(run, lambda: _shown(space, sequences[0], network, table), network)
 
     def loss(step: int, codes: Float[Tensor, "b k"], drawn: list[Draw]) -> dict[str, Tensor]:
         x, distance = _draw(config, points, drawn)
@@ -264,6 +269,19 @@ def _in_cube(sequence: MaskSequence, edge_mm: float) -> tuple[Bool[Tensor, "t n0
             fix="learn from sequences as large, or leave this one out",
         )
     return part.frames, part.grid.moved(shift)
+
+
+def _shown(space: _Space, sequence: MaskSequence, network: nn.Module, table: LatentTable) -> Shown:
+    """The signed distance of the first sequence halfway through it, mm."""
+    _, grid = _in_cube(sequence, space.edge_mm)
+    moment = space.duration_s / 2
+
+    def prepare() -> Image:
+        code = table.codes()[0]
+        shape = SpaceTimeShape(space.domain, network, code, space.unit_mm).to(code.device)
+        return lambda plane: distance_at(shape, plane, moment, device=code.device).clamp(max=space.clamp_mm)
+
+    return Shown(prepare, grid, "mm", f"signed distance of the first sequence at {moment:.4g} s")
 
 
 def _draw(config: Config, points: DistancePoints, drawn: list[Draw]) -> tuple[Tensor, Tensor]:
@@ -363,7 +381,11 @@ def _fitted(
 
 def codes(model: Model) -> Float[Tensor, "sequences k"]:
     """The codes of the sequences that were learned from."""
-    return model.tensors["codes"].float()
+    with built_from(model):
+        learned = model.tensors["codes"].float()
+        if learned.ndim != 2 or not len(learned) or learned.shape[1] != model.config.latent:
+            raise ValueError(f"codes of shape {tuple(learned.shape)}, of {model.config.latent} numbers each")
+    return learned
 
 
 def draw(model: Model, count: int, generator: torch.Generator, *, spread: float = 1.0) -> Float[Tensor, "count k"]:
@@ -379,18 +401,26 @@ def shape(model: Model, code: Float[Tensor, " k"], device: torch.device | str = 
 
 def canvas(model: Model) -> tuple[Grid, list[float]]:
     """The voxels and the moments (s) that suit the sequences it was learned from; shapes are defined between them."""
-    spacing, facts = float(model.facts["spacing_mm"]), model.facts
-    voxels = int(np.ceil(facts["edge_mm"] / spacing - 1e-6))
-    return Grid.centred((voxels,) * 3, spacing), np.linspace(0, facts["duration_s"], facts["frames"]).tolist()
+    space = _space_of(model)
+    with built_from(model):
+        spacing, frames = float(model.facts["spacing_mm"]), int(model.facts["frames"])
+        voxels = int(np.ceil(space.edge_mm / spacing - 1e-6))
+        if frames < 2 or voxels**3 > MOST_VOXELS:
+            raise ValueError(f"{frames} frames of {voxels} voxels an axis")
+    return Grid.centred((voxels,) * 3, spacing), np.linspace(0, space.duration_s, frames).tolist()
 
 
 def _space_of(model: Model) -> _Space:
-    names: dict[str, Any] = {name: float(model.facts[name]) for name in _Space.__dataclass_fields__}
-    return _Space(**names)
+    with built_from(model):
+        space = _Space(**{name: float(model.facts[name]) for name in _Space.__dataclass_fields__})
+        if not all(0 < value < np.inf for value in asdict(space).values()):
+            raise ValueError(f"lengths and times are positive, got {space}")
+    return space
 
 
 def _network_of(model: Model) -> ReinjectedNetwork:
-    network = _network(model.config, torch.Generator().manual_seed(0))
     own = {name.removeprefix(NETWORK): t for name, t in model.tensors.items() if name.startswith(NETWORK)}
-    network.load_state_dict(own)
+    with built_from(model):
+        network = _network(model.config, torch.Generator().manual_seed(0))
+        network.load_state_dict(own)
     return network.requires_grad_(False)
