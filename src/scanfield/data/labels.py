@@ -25,6 +25,7 @@ MOST = 255  # classes beside the background: an index is one byte
 COLUMNS = ("value", "name")
 _PART = 2**18  # voxels that are looked up at once
 _SMALL = 2**16  # values below that are looked up in a table of all of them
+_SINGLE = 2**24  # from here on float32 leaves integers out
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,15 @@ class LabelTable:
             where: the file, for the message.
 
         Raises:
-            InputError: a value is not in the table, or no integer.
+            InputError: a value is not in the table, or no integer, or too large for the type that holds it.
         """
         flat = values.reshape(-1)
+        if flat.dtype == torch.float32 and flat.numel() and float(flat.max()) >= _SINGLE:  # as images are read
+            raise InputError(
+                f"label values of {_SINGLE} and more are not told apart in single precision",
+                where=where,
+                fix="give the classes smaller values, in the label map and in its table",
+            )
         indices = torch.empty(flat.shape, dtype=torch.uint8, device=flat.device)
         lookup, outside = self._lookup(flat.device), []
         for part, out in zip(flat.split(_PART), indices.split(_PART), strict=True):

@@ -39,6 +39,7 @@ from scanfield.space.grid import Grid
 from scanfield.tasks.model import Model, built_from
 
 NETWORK = "network."  # prefix of the network's weights in a model
+MOST_CLAMP = 0.4  # the box is then five times as wide as what it holds
 MOST_VOXELS = 2**31  # of a frame that is drawn
 WATCHED_FRAMES, WATCHED_POINTS = 6, 512  # of an unseen sequence: to find its code, and as many to judge it
 
@@ -93,8 +94,8 @@ class Config:
     def __post_init__(self) -> None:
         if min(self.latent, self.width, self.layers, self.batch, self.points, self.epochs, self.halve_epochs) < 1:
             raise InputError("code, width, layers, batch, points, epochs and the epochs of a halving are at least 1")
-        if not 0 < self.clamp < 0.5:
-            raise InputError(f"distances are cut at a part of the box above 0 and below a half, got {self.clamp}")
+        if not 0 < self.clamp <= MOST_CLAMP:
+            raise InputError(f"distances are cut at a part of the box above 0, at most {MOST_CLAMP}, got {self.clamp}")
         if not 0 <= self.near_share <= 1:
             raise InputError(f"the share of near points lies between 0 and 1, got {self.near_share}")
         if not min(self.prior, self.ramp_epochs) >= 0:
