@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from scanfield.cli.main import main
 from scanfield.data.cohort import read_cohort
-from scanfield.data.nifti import write_nifti
+from scanfield.data.nifti import read_nifti, write_nifti
 from scanfield.data.sequences import check_sequences, read_sequence
 from scanfield.space.grid import Grid
 
@@ -49,10 +50,22 @@ def test_a_label_map_becomes_a_cohort(labels, tmp_path, capsys):
 
 
 def test_text_output_and_several_maps(labels, tmp_path, capsys):
-    out = tmp_path / "cells"
-    assert main(["simulate", "cells", labels, labels, "-o", str(out), "--count", "4", *SMALL]) == 0
+    out, other = tmp_path / "cells", tmp_path / "other.nii.gz"
+    scan = read_nifti(labels)
+    write_nifti(other, scan.values.flip(0).to(torch.uint8), scan.grid)
+    assert main(["simulate", "cells", labels, str(other), "-o", str(out), "--count", "4", *SMALL]) == 0
     said = capsys.readouterr().out
     assert "4 sequences (4 train)" in said and "cohort.csv" in said
+
+
+def test_a_label_map_that_is_given_twice_is_refused(labels, tmp_path, capsys):
+    """Its objects would be two subjects, one to learn from and one to judge by."""
+    copy = tmp_path / "copy.nii.gz"
+    copy.write_bytes(Path(labels).read_bytes())
+    for twin in (labels, str(copy)):
+        assert main(["simulate", "cells", labels, twin, "-o", str(tmp_path / "cells"), *SMALL]) == 2
+        assert "given twice" in capsys.readouterr().err
+    assert not (tmp_path / "cells").exists()
 
 
 @pytest.mark.parametrize(

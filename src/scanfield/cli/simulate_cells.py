@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
         finer=args.finer,
         seed=args.seed,
     )
+    _check_once(args.labels)
     objects = []
     for number_of_map, path in enumerate(args.labels):
         prefix = "label" if len(args.labels) == 1 else f"map_{number_of_map:03d}"
@@ -64,6 +65,18 @@ def main(argv: Sequence[str]) -> int:
     elif not args.quiet:
         print(_text(facts))
     return 0
+
+
+def _check_once(paths: Sequence[str]) -> None:
+    """Raises `InputError` if a label map is given twice: its objects would be learned from and judged by."""
+    from scanfield.data.files import checksum
+
+    seen: dict[str, str] = {}
+    for path in filter(Path.is_file, map(Path, paths)):  # what is missing is named where it is read
+        digest = checksum(path)
+        if digest in seen:
+            raise InputError(f"a label map is given twice: {seen[digest]} and {path}", fix="give every label map once")
+        seen[digest] = str(path)
 
 
 def _parser() -> Parser:
