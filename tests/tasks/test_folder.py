@@ -16,11 +16,9 @@ def test_black_and_white_are_never_the_same():
     assert usual_range(torch.full((3, 4, 5), 7, dtype=torch.int16)) == (6.5, 7.5)
 
 
-@pytest.mark.parametrize(
-    ("facts", "goes_on"), [({}, True), ({"program": "train"}, True), ({"program": "segment"}, False)]
-)
-def test_a_taken_folder_is_only_continued_by_what_can_be_continued(tmp_path, facts, goes_on):
-    begin(Run(tmp_path / "run"), facts)
+@pytest.mark.parametrize(("how", "goes_on"), [({}, True), ({"resumes": True}, True), ({"resumes": False}, False)])
+def test_a_taken_folder_is_only_continued_by_what_can_be_continued(tmp_path, how, goes_on):
+    begin(Run(tmp_path / "run"), {}, **how)
     with pytest.raises(InputError, match="already holds a run") as caught:
-        begin(Run(tmp_path / "run"), facts)
+        begin(Run(tmp_path / "run"), {}, **how)
     assert ("--resume" in caught.value.fix) is goes_on and "--force" in caught.value.fix

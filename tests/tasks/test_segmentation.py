@@ -178,8 +178,9 @@ def test_a_model_of_another_task_is_refused(thresholds):
 def test_a_second_run_needs_another_folder_or_force(thresholds, tmp_path):
     segment(image(), thresholds, Run(tmp_path), surfaces="surf.gii")
     assert {p.name for p in tmp_path.glob("surface*")} == {"surface_core.surf.gii", "surface_rim.surf.gii"}
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match="already holds a run") as taken:
         segment(image(), thresholds, Run(tmp_path))
+    assert "--resume" not in taken.value.fix
     segment(image(), thresholds, Run(tmp_path, replace=True), surfaces="none")
     assert not list(tmp_path.glob("surface*"))
 

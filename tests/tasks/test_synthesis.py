@@ -213,8 +213,9 @@ def test_impossible_requests_are_refused(known, tmp_path):
     with pytest.raises(InputError, match="makes no shapes: its task is compression"):
         generate(wrong, SMALL, Run())
     generate(known(), SMALL, Run(tmp_path))
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match="already holds a run") as taken:
         generate(known(), SMALL, Run(tmp_path))
+    assert "--resume" not in taken.value.fix
     again = GenerateOptions(2, frames=3, meshes=False)
     generate(known(), again, Run(tmp_path, replace=True))
     assert not list((tmp_path / "meshes").iterdir()) and len(list(tmp_path.glob("sequence_*"))) == 2

@@ -17,7 +17,7 @@ from scanfield.cli.interrupt import stop_on_interrupt
 from scanfield.cli.method_flags import How
 from scanfield.cli.progress import progress
 from scanfield.cli.request import Request
-from scanfield.cli.text import hanging, voxel_text
+from scanfield.cli.text import hanging, remarks, voxel_text
 from scanfield.cli.watch import watched
 from scanfield.errors import InputError
 from scanfield.kernels.backend import backend_for
@@ -126,7 +126,7 @@ def _announce(request: Request, described: list[str], run: Run) -> str:
 
 def _result(request: Request, folder: Path, outcome: Outcome, run: Run) -> str:
     lines = ["", outcome.table.to_text(), ""]
-    said = [hanging("warning: ", text) for text in run.warnings] + [hanging("note: ", text) for text in run.notes]
+    said = remarks(run.warnings, run.notes)
     lines += [*said, ""] if said else []
     images = ", ".join(f"{picture.name}.nii.gz" for picture in outcome.pictures)
     lines += [

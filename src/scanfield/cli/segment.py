@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scanfield.cli.parser import Parser, add_backend, add_device, add_json, add_quiet, number, one_of
-from scanfield.cli.text import hanging, voxel_text
+from scanfield.cli.text import hanging, remarks, voxel_text
 from scanfield.data.write import whole_or_nothing
 from scanfield.errors import InputError
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _text(folder: Path, outcome: Segmentation, run: Run) -> str:
-    said = [hanging("warning: ", text) for text in run.warnings] + [hanging("note: ", text) for text in run.notes]
+    said = remarks(run.warnings, run.notes)
     surfaces = ", ".join(sorted(path.name for path in folder.glob("surface*"))) or "none"
     lines = ["", outcome.table.to_text(), "", *said, *([""] if said else []), f"{folder}/"]
     lines += [

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from scanfield.cli.parser import Parser, add_json, add_quiet, count, number, one_of
-from scanfield.cli.text import hanging, voxel_text
+from scanfield.cli.text import remarks, voxel_text
 from scanfield.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -337,5 +337,4 @@ def _text(path: str, facts: dict[str, Any]) -> str:
         )
         rows.insert(2, ("source", source))
     lines = [path, *(f"  {name:<12} {text}" for name, text in rows)]
-    lines += [hanging("warning: ", text) for text in facts["warnings"]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *remarks(facts["warnings"])])

@@ -25,6 +25,11 @@ def hanging(lead: str, text: str, indent: str | None = None) -> str:
     )
 
 
+def remarks(warnings: Sequence[str], notes: Sequence[str] = ()) -> list[str]:
+    """What a run has to say beside its results, one paragraph each."""
+    return [hanging("warning: ", text) for text in warnings] + [hanging("note: ", text) for text in notes]
+
+
 def voxel_text(shape: Sequence[int], spacing_mm: Sequence[float]) -> str:
     """'512 x 512 x 1 voxels of 0.88 x 0.88 x 3 mm'."""
     size = " x ".join(map(str, shape))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scanfield.cli.method_flags import add_how, parse, resumed, resumes
 from scanfield.cli.parser import Parser, one_of
 from scanfield.cli.request import TrainRequest
-from scanfield.cli.text import hanging
+from scanfield.cli.text import remarks
 from scanfield.errors import InputError
 from scanfield.methods.config import PRESETS
 
@@ -130,7 +130,7 @@ def _trained(request: TrainRequest, config: Any, run: Run, args: Any) -> int:
 def _text(folder: Path, model: Model, run: Run) -> str:
     from scanfield.tasks.model import FILE
 
-    said = [hanging("warning: ", text) for text in run.warnings] + [hanging("note: ", text) for text in run.notes]
+    said = remarks(run.warnings, run.notes)
     log = model.logs[-1] if model.logs else None
     lines = [*said, *([""] if said else []), f"{folder}/"]
     lines += [f"  {FILE}  the model {model.key}: {model.size} bytes of weights"]

@@ -122,14 +122,15 @@ class CropSource:
         spacing = np.median([grid.spacing_mm for grid in layouts], axis=0)
         self.image_spacing_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
         self.axes = [axis for axis in range(3) if layouts[0].shape[axis] > 1]
-        for member, grid in zip((*train, *others), (*layouts, *unseen), strict=True):
-            check_axes(grid, self.axes, member.path.name)
+        named = [(member.path.name, grid) for member, grid in zip((*train, *others), (*layouts, *unseen), strict=True)]
+        for name, grid in named:
+            check_axes(grid, self.axes, name)
         self.spacing_mm = self.image_spacing_mm
         _check(config, len(self.axes))
         if config.spacing_mm:
             self.spacing_mm = config.spacing_mm[0], config.spacing_mm[1], config.spacing_mm[2]
-            for member, grid in zip((*train, *others), (*layouts, *unseen), strict=True):
-                _check_spacing(grid, self.spacing_mm, self.axes, member.path.name)
+            for name, grid in named:
+                _check_spacing(grid, self.spacing_mm, self.axes, name)
         sizes = [spaced_grid(grid, self.spacing_mm).shape for grid in layouts]
         a, b, c = (min(config.size, int(n)) for n in np.median(sizes, axis=0))
         self.shape = (a, b, c)

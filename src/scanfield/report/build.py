@@ -29,6 +29,7 @@ from scanfield.report.posterior import posterior_plates
 from scanfield.report.prior import change_figure, prior_of
 from scanfield.report.record import Column, Picture, Projections, Record, read_record
 from scanfield.report.segmentation import segmentation_plates
+from scanfield.report.snapshot import usual_window
 from scanfield.report.spectral import spectral_plates
 from scanfield.report.stacks import motion_figure, read_slices, slices_figure
 from scanfield.report.synthesis import synthesis_plates
@@ -198,7 +199,7 @@ def _window(record: Record) -> tuple[float, float]:
         if math.isfinite(low) and math.isfinite(high) and low < high:
             return low, high
     values = np.concatenate([cut[np.isfinite(cut)] for cut in record.pictures[0].cuts])
-    low, high = (float(p) for p in np.percentile(values, [1, 99.5])) if values.size else (0.0, 1.0)
+    low, high = usual_window(values) if values.size else (0.0, 1.0)
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from scanfield.report.pictures import colour_bar, edge_letters, robust_limit, scale_bar, show_image
 from scanfield.report.record import Deformation
+from scanfield.report.snapshot import usual_window
 from scanfield.report.style import ERROR_MAP, INK, NORMAL, WIDTH_MM, new_figure
 from scanfield.report.views import View
 
@@ -97,7 +98,7 @@ def _board(shape: tuple[int, int], view: View) -> np.ndarray:
 
 def _scaled(image: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Intensities as 0..1 between the 1st and 99.5th percentile of `like`: two modalities have one range."""
-    low, high = (float(p) for p in np.percentile(like, [1, 99.5]))
+    low, high = usual_window(like)
     return np.clip((image - low) / (high - low if high > low else 1.0), 0, 1)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from PIL import Image
 
 
-def usual_window(cut: Float[np.ndarray, "rows columns"]) -> tuple[float, float]:
+def usual_window(values: Num[np.ndarray, "*n"]) -> tuple[float, float]:
     """The 1st to 99.5th percentile."""
-    low, high = (float(p) for p in np.percentile(cut, [1, 99.5]))
+    low, high = (float(p) for p in np.percentile(values, [1, 99.5]))
     return low, high
 
 

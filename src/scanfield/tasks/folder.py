@@ -25,7 +25,6 @@ from scanfield.space.grid import Grid
 from scanfield.tasks.table import Kind
 
 SCHEMA = 1
-NOT_RESUMED = ("segment", "generate")  # programs that fit nothing: there is nothing to continue
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +43,11 @@ class Picture:
     step_s: float | None = None
 
 
-def begin(run: Run, facts: dict[str, Any]) -> None:
+def begin(run: Run, facts: dict[str, Any], *, resumes: bool = True) -> None:
     """Opens the run's folder, if it has one, and writes what is known before the fit.
+
+    Args:
+        resumes: whether the task can continue a run: not where nothing is fitted.
 
     Raises:
         InputError: the folder holds a run (and the run neither resumes nor replaces it), or none but files
@@ -57,7 +59,7 @@ def begin(run: Run, facts: dict[str, Any]) -> None:
     if run.resume and not record.is_file():
         raise InputError("there is no run to resume: run.json is missing", where=str(run.folder))
     if record.exists() and not (run.resume or run.replace):
-        go_on = "" if facts.get("program") in NOT_RESUMED else f"continue it with --resume {run.folder}, "
+        go_on = f"continue it with --resume {run.folder}, " if resumes else ""
         raise InputError(
             "the folder already holds a run",
             where=str(run.folder),

@@ -181,7 +181,7 @@ def segment(
         run.warn(sentence)
     with run.timed("encode"), torch.no_grad():
         classify = api.load(name).classifier(model, image, run.device)
-    begin(run, facts)
+    begin(run, facts, resumes=False)
     labeller = Labeller(classify, len(labels), image.grid, device=run.device, chunk=chunk, told=_progress(run))
     with run.timed("classify"):
         found = _labelled(labeller, grid, refine, largest, labels, run)

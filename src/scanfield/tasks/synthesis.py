@@ -196,7 +196,7 @@ def generate(model: Model, options: GenerateOptions, run: Run, *, request: dict[
         model, codes, grid, times, canvas, moments, frames, training, described, known, nearest, dice, table
     )
     if run.folder is not None:
-        begin(run, facts)  # only now: what fails before leaves nothing behind
+        begin(run, facts, resumes=False)  # only now: what fails before leaves nothing behind
         _write(run.folder, found, facts, options, run)
     found.warnings, found.folder = run.warnings, run.folder
     return found

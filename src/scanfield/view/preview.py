@@ -102,7 +102,7 @@ class FitPreview:
     def _write(self, pictures: list[Raster], window: tuple[float, float] | None, stage: str, step: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if window is None:
-            window = usual_window(np.concatenate([picture.values.ravel() for picture in pictures])[None])
+            window = usual_window(np.concatenate([picture.values.ravel() for picture in pictures]))
         message = encode([replace(p, window=window) for p in pictures], {"stage": stage, "step": step})
         with write_atomically(self.path) as temporary:
             temporary.write_bytes(message)
